@@ -1,0 +1,39 @@
+"""Every limit of the wire, in one place. A message over a limit is refused, never cut."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""A frame header, or the header of any message on a lane."""
+
+MAX_PAYLOAD_BYTES: Final = 1 << 30
+"""One frame's payload."""
+
+MAX_CONTROL_BYTES: Final = 1 << 20
+"""A control message between client and host, without its blob."""
+
+MAX_BLOB_BYTES: Final = 64 * 1024 * 1024
+"""The blob that rides with a control message: a chunk of a package, a pickled state."""
+
+MAX_DATAGRAM_BYTES: Final = 160 * 1024
+"""One message on an umbilical (the kernel's default socket buffer takes about 208 KiB)."""
+
+MAX_DEPTH: Final = 32
+"""Nesting of containers in a header or a control message."""
+
+MAX_ITEMS: Final = 100_000
+"""Elements of one container in a header or a control message."""
+
+INLINE_BYTES: Final = 64 * 1024
+"""A payload up to this size rides in the same part as its header; a larger one is a part of its own."""
+
+DEFAULT_CREDIT: Final = 2
+"""Frames that a consumer lets a producer send ahead of what it has processed."""
+
+MAX_CREDIT: Final = 1024
+
+MAX_TOPIC_BYTES: Final = 255
+
+CHUNK_BYTES: Final = 1 << 20
+"""A package is uploaded in chunks of this size."""
