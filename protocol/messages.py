@@ -1,0 +1,427 @@
+"""Control messages: between a client and a host, and on the umbilical between a host and its node.
+
+On the wire a message is msgpack `[tag, id, fields]`. `id` joins a reply to its request; 0 is an event that nobody asked
+for. Unknown fields are ignored, unknown tags are answered with `Refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import attrs
+import cattrs
+
+from rmbus.errors import MalformedFrame
+from rmbus.protocol.codec import pack, unpack
+from rmbus.protocol.limits import MAX_CONTROL_BYTES
+
+Fields = dict[str, Any]
+
+_by_tag: dict[str, type[Message]] = {}
+_converter = cattrs.Converter(forbid_extra_keys=False, prefer_attrib_converters=True)
+
+
+@attrs.frozen
+class Message:
+    """Any control message."""
+
+    tag: ClassVar[str] = ""
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def _message(tag: str) -> Callable[[type[_M]], type[_M]]:
+    def register(cls: type[_M]) -> type[_M]:
+        defined = attrs.frozen(cls)
+        defined.tag = tag
+        _by_tag[tag] = defined
+        return defined
+
+    return register
+
+
+def encode(message: Message, number: int = 0) -> bytes:
+    """Return a message as msgpack.
+
+    Args:
+        message: what to say.
+        number: the id: of the request, in a request and its reply; 0 in an event.
+    """
+    return pack([message.tag, number, _converter.unstructure(message)])
+
+
+def decode(data: bytes | memoryview) -> tuple[int, Message]:
+    """Return the id and the message that the bytes hold.
+
+    Raises:
+        MalformedFrame: they hold none that is known. TooLarge: over the limit.
+    """
+    value = unpack(data, limit=MAX_CONTROL_BYTES, what="a control message")
+    if not (isinstance(value, list) and len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int):
+        raise MalformedFrame("a control message is [tag, id, fields]")
+    cls = _by_tag.get(value[0])
+    if cls is None:
+        raise UnknownTag(value[0], value[1])
+    try:
+        return value[1], _converter.structure(value[2], cls)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reasons = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+        raise MalformedFrame(f"a {value[0]!r} message is not as specified: {'; '.join(reasons)}") from error
+
+
+class UnknownTag(MalformedFrame):
+    """A message of a kind that this side does not know; a later version may.
+
+    Attributes:
+        unknown: the tag. number: the message's id.
+    """
+
+    def __init__(self, unknown: str, number: int) -> None:
+        super().__init__(f"unknown message {unknown!r}")
+        self.unknown, self.number = unknown, number
+
+
+# --- both ways ------------------------------------------------------------------------------------------------------
+
+
+@_message("ok")
+class Ok(Message):
+    """The request was carried out."""
+
+    value: Fields = attrs.field(factory=dict)
+
+
+@_message("refused")
+class Refused(Message):
+    """The request was not carried out; `kind` is the name of a class of `rmbus.errors`."""
+
+    kind: str
+    message: str
+
+
+# --- client to host -------------------------------------------------------------------------------------------------
+
+
+@_message("hello")
+class Hello(Message):
+    """The first message of a client. `versions` is the lowest and the highest protocol version that it speaks."""
+
+    versions: tuple[int, int]
+    release: str
+    implementation: str
+    python: tuple[int, int]
+    client: str = ""
+
+
+@_message("welcome")
+class Welcome(Message):
+    """The host's answer to `hello`.
+
+    Attributes:
+        version: the protocol version that both will speak.
+        host: the host's name. identity: unique to this run of it.
+        level: the confinement that it gives. reasons: why no higher one.
+        gateway: where its gateway listens ("" where it only dials), and `gateway_key` its public key.
+    """
+
+    version: int
+    host: str
+    identity: str
+    release: str
+    implementation: str
+    python: tuple[int, int]
+    pid: int
+    level: str
+    reasons: str = ""
+    gateway: str = ""
+    gateway_key: str = ""
+
+
+@_message("ping")
+class Ping(Message):
+    """Are you there? Answered with `ok`."""
+
+
+@_message("have")
+class Have(Message):
+    """How much of a package do you have? Answered with `ok {"complete": bool, "offset": int}`."""
+
+    address: str
+
+
+@_message("put")
+class Put(Message):
+    """A chunk of a package; its bytes are the blob. Answered with `ok {"complete": bool, "offset": int}`."""
+
+    address: str
+    offset: int
+    total: int
+
+
+@_message("start")
+class Start(Message):
+    """Start a node; its pickled state is the blob. Answered with `started`.
+
+    Attributes:
+        session: the session that it belongs to.
+        node: its number in the session. name: its name.
+        entry: the class, `module:QualName`, for display.
+        address: the package with its code, or "" where the host is the user's own and reads the user's files.
+        sys_path, folder: module search path and working folder; honoured by the user's own host only.
+        inputs, outputs: names of the ports that are joined.
+        topics: port to topic: outputs that are published.
+    """
+
+    session: str
+    node: int
+    name: str
+    entry: str
+    address: str = ""
+    python: tuple[int, int] = (0, 0)
+    implementation: str = ""
+    sys_path: list[str] = attrs.field(factory=list)
+    folder: str = ""
+    inputs: list[str] = attrs.field(factory=list)
+    outputs: list[str] = attrs.field(factory=list)
+    topics: dict[str, str] = attrs.field(factory=dict)
+
+
+@_message("started")
+class Started(Message):
+    """A node's process is there."""
+
+    pid: int
+    level: str
+    warm: bool
+    reason: str = ""
+
+
+@_message("link")
+class Link(Message):
+    """Join two ports by an edge; one of them may be on another host, and then `peer` says how to reach it.
+
+    Attributes:
+        edge: its number, unique in the session.
+        token: proves on the lane that a connection is this edge's.
+        producer, consumer: number of the node, or -1 where it is on the other host.
+        dial: whether this host's gateway makes the connection; else it waits for it.
+        peer: the other gateway's endpoint; `peer_key` its key, `public` and `secret` the client's pair.
+    """
+
+    session: str
+    edge: int
+    token: bytes
+    producer: int
+    out: str
+    consumer: int
+    into: str
+    delivery: str = "reliable"
+    n: int = 8
+    credit: int = 2
+    dial: bool = False
+    peer: str = ""
+    peer_key: str = ""
+    public: str = ""
+    secret: str = attrs.field(default="", repr=False)
+
+
+@_message("go")
+class Go(Message):
+    """Everything is linked: let the sources of a session begin."""
+
+    session: str
+
+
+@_message("stop")
+class Stop(Message):
+    """End a session: with `drain`, the sources stop and what is queued is finished; else its processes are killed."""
+
+    session: str
+    drain: bool = True
+
+
+@_message("report")
+class Report(Message):
+    """Say how a session stands. Answered with `ok {"edges": […], "nodes": […]}`."""
+
+    session: str
+
+
+@_message("status")
+class Status(Message):
+    """Say how the host stands. Answered with `ok`."""
+
+
+@_message("find")
+class Find(Message):
+    """Which topics match? Answered with `ok {"topics": [[topic, path], …]}`; changes come as `topic` events."""
+
+    pattern: str
+
+
+# --- host to client: events -----------------------------------------------------------------------------------------
+
+
+@_message("node")
+class NodeEvent(Message):
+    """A node's state has changed: `ready`, `ended`, `failed`, `lost`.
+
+    Attributes:
+        type_name, message, traceback, frame: for `failed`, what the user's code raised and on which frame.
+        status: for `ended` and `lost`, how the process ended, in words.
+    """
+
+    session: str
+    node: int
+    state: str
+    type_name: str = ""
+    message: str = ""
+    traceback: str = ""
+    frame: int | None = None
+    status: str = ""
+
+
+@_message("linked")
+class Linked(Message):
+    """An edge's mark has come back: it is up."""
+
+    session: str
+    edge: int
+
+
+@_message("log")
+class Log(Message):
+    """Lines that a node printed; `suppressed` more were held back since the last message."""
+
+    session: str
+    node: int
+    lines: list[str]
+    suppressed: int = 0
+
+
+@_message("draining")
+class Draining(Message):
+    """The host was told to stop."""
+
+    reason: str
+
+
+@_message("peer_lost")
+class PeerLost(Message):
+    """The connection between two gateways has failed."""
+
+    session: str
+    peer: str
+    edges: list[int]
+
+
+@_message("topic")
+class Topic(Message):
+    """A topic has appeared, or (with an empty path) gone."""
+
+    topic: str
+    path: str
+
+
+# --- host to node, on the umbilical ---------------------------------------------------------------------------------
+
+
+@_message("job")
+class Job(Message):
+    """What to be: descriptors ride along, `package` and `state` say which of them is which (-1: none).
+
+    Attributes:
+        start: the client's request. host: the host's name. work: a folder that the node may write to.
+        page: the descriptor of the node's counters.
+    """
+
+    start: Start
+    host: str
+    level: str
+    work: str
+    package: int = -1
+    state: int = -1
+    page: int = -1
+
+
+@_message("input")
+class Input(Message):
+    """An edge that ends at the node; the first also carries the listening socket.
+
+    Attributes:
+        page, listener: places among the descriptors that ride along, -1: none. path: where the socket listens.
+    """
+
+    edge: int
+    port: str
+    token: bytes
+    credit: int
+    page: int
+    listener: int = -1
+    path: str = ""
+
+
+@_message("output")
+class Output(Message):
+    """An edge that begins at the node."""
+
+    edge: int
+    port: str
+    token: bytes
+    delivery: str
+    n: int
+    path: str
+    page: int
+
+
+@_message("publish")
+class Publish(Message):
+    """Publish outputs as topics on the listening socket that rides along."""
+
+    topics: dict[str, str]
+    listener: int
+    path: str
+
+
+@_message("subscribe")
+class Subscribe(Message):
+    """Feed an input from a topic."""
+
+    port: str
+    topic: str
+    path: str
+
+
+@_message("bridge")
+class Bridge(Message):
+    """To a gateway: carry an edge to or from another machine."""
+
+    link: Link
+    path: str = ""
+    listener: int = -1
+
+
+# --- node to host, on the umbilical ---------------------------------------------------------------------------------
+
+
+@_message("spare")
+class Spare(Message):
+    """A process is ready to become a node; what is in force of its confinement."""
+
+    confinement: dict[str, str]
+
+
+@_message("join")
+class Join(Message):
+    """A process that was started by hand asks to become a node of this host.
+
+    Attributes:
+        inputs, outputs: port to topic.
+    """
+
+    name: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]

@@ -1,0 +1,107 @@
+"""Keys: who may talk to a host, and how a client of the same user finds one.
+
+A host makes its CURVE keys (RFC 26/CurveZMQ) and one pair for the clients of its user, and writes both into a connection
+file in its run folder (0700), mode 0600. Whoever can read the file is the user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import attrs
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from rmbus.errors import ConnectFailed
+from rmbus.transport import runfolder
+from rmbus.transport.sockets import Curve, Socket
+
+CONNECTION_FILE = "connection.json"
+
+
+def make_pair() -> tuple[bytes, bytes]:
+    """Return a new CURVE key pair, public and secret, as Z85 text."""
+    public, secret = zmq.curve_keypair()
+    return public, secret
+
+
+@attrs.frozen
+class Connection:
+    """What a client needs to reach a host.
+
+    Attributes:
+        address: `tcp://…` or `ipc://…`. server: the host's public key. public, secret: the client's pair.
+        identity: unique to this run of the host. pid: its process.
+        local: the `ipc` address for clients on this machine.
+    """
+
+    address: str
+    identity: str
+    pid: int
+    local: str = ""
+    server: str = ""
+    public: str = ""
+    secret: str = attrs.field(default="", repr=False)
+
+    @property
+    def curve(self) -> Curve | None:
+        """The keys, as a socket takes them; None where the address needs none."""
+        if not self.server or self.address.startswith("ipc:"):
+            return None
+        return Curve(self.public.encode(), self.secret.encode(), self.server.encode())
+
+    def write(self, folder: Path) -> None:
+        """Write the connection file, readable for its owner only, in one step."""
+        aside = folder / (CONNECTION_FILE + ".new")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(attrs.asdict(self), file)
+        aside.rename(folder / CONNECTION_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Connection:
+        """Read the connection file of a run folder.
+
+        Raises:
+            ConnectFailed: it cannot be read, belongs to somebody else, or others may read it.
+        """
+        path = folder / CONNECTION_FILE
+        try:
+            with path.open(encoding="utf-8") as file:
+                facts = os.fstat(file.fileno())
+                if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+                    raise ConnectFailed(f"{path} must belong to you and be readable for you alone (chmod 600)")
+                return cls(**json.load(file))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConnectFailed(f"cannot read {path}: {error}") from error
+
+
+class _Known:
+    """The credentials callback of ZAP; it never raises, since one exception would end the authenticator."""
+
+    def __init__(self, keys: frozenset[bytes]) -> None:
+        self.keys = keys
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key in self.keys
+
+
+class KeyGuard:
+    """Answers ZAP requests (RFC 27) of the CURVE servers of one context: known keys pass, others do not."""
+
+    def __init__(self, context: zmq.Context[Socket], keys: frozenset[bytes]) -> None:
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(domain="rmbus", credentials_provider=_Known(keys))
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._authenticator.stop()
+
+
+def connections() -> list[Connection]:
+    """Return the connections to this user's running hosts."""
+    held = [folder for folder in runfolder.folders() if runfolder.is_held(folder)]
+    return [Connection.read(folder) for folder in held if (folder / CONNECTION_FILE).exists()]

@@ -1,0 +1,128 @@
+"""The umbilical: one `SOCK_SEQPACKET` between a host and each of its nodes, for control messages and descriptors.
+
+Descriptors travel here and nowhere else, and only from the host to a node.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+
+from rmbus.errors import Broken, Closed, TooLarge
+from rmbus.protocol import messages
+from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
+
+MAX_DESCRIPTORS = 64
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Umbilical:
+    """One end of an umbilical.
+
+    Attributes:
+        peer_pid: on the host's end, the pid of the node as the kernel tells it (so it is right for a node in a pid
+            namespace of its own), 0 until its first message has come.
+    """
+
+    def __init__(self, end: socket.socket, *, is_host: bool = False) -> None:
+        self._socket = end
+        self.peer_pid = 0
+        if is_host:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    @classmethod
+    def pair(cls) -> tuple[Umbilical, socket.socket]:
+        """Return the host's end, and the bare socket that the node's process inherits."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        return cls(ours, is_host=True), theirs
+
+    def fileno(self) -> int:
+        """Return the descriptor, for waiting."""
+        return self._socket.fileno()
+
+    def send(self, message: messages.Message, descriptors: Sequence[int] = (), number: int = 0) -> None:
+        """Send a message; the descriptors stay the caller's own.
+
+        Raises:
+            TooLarge: the message is too large for a datagram. Broken: the other end is gone, or does not read.
+        """
+        data = messages.encode(message, number)
+        if len(data) > MAX_DATAGRAM_BYTES:
+            raise TooLarge(f"the {message.tag!r} message", len(data), MAX_DATAGRAM_BYTES)
+        ancillary = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())] if descriptors else []
+        )
+        try:
+            self._socket.sendmsg([data], ancillary)
+        except OSError as error:
+            raise Broken(f"the umbilical is cut: {error}") from error
+
+    def receive(self) -> tuple[int, messages.Message, list[int]]:
+        """Wait for the next message.
+
+        Returns:
+            Its id, the message, and the descriptors that came with it, which are the caller's to close.
+
+        Raises:
+            Closed: the other end is gone. MalformedFrame: it sent what is no message. Broken: descriptors were lost.
+        """
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise Closed(f"the umbilical is cut: {error}") from error
+        descriptors = self._unpack(ancillary)
+        if not data:
+            raise Closed("the other end of the umbilical is gone")
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            close_all(descriptors)
+            raise Broken("a message on the umbilical lost descriptors or bytes (is the limit of open files reached?)")
+        number, message = messages.decode(data)
+        return number, message, descriptors
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def _unpack(self, ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+        found: list[int] = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+                found += numbers
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                self.peer_pid = _CREDENTIALS.unpack_from(data)[0] or self.peer_pid
+        return found
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def memory_file(name: str, data: bytes | memoryview) -> int:
+    """Return the descriptor of a sealed anonymous file that holds `data`."""
+    import fcntl
+
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+def read_all(descriptor: int) -> bytes:
+    """Return the whole content behind a descriptor, and close it."""
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()
