@@ -78,16 +78,16 @@ _HOMES = {
 _MODULES = frozenset({"aio", "errors", "nodes", "packaging", "testing"})
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"rmbus.{name}")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'rmbus' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker that saw this function would take any misspelt name for an object
 
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return importlib.import_module(f"rmbus.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'rmbus' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -34,17 +34,15 @@ _privilege() {
 }
 
 _apt_install() {
-    local privilege log
-    read -ra privilege < <(_privilege) || return 1
-    ((${#privilege[@]})) || return 1
+    local apt log
+    read -ra apt < <(_privilege) || return 1
+    apt+=(DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120)
     log=$(mktemp)
     _say "rmbus: installing Debian packages: $*"
-    if ! "${privilege[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y \
-        --no-install-recommends "$@" </dev/null >"$log" 2>&1; then
-        # A bare machine has no package lists yet.
-        if ! { "${privilege[@]}" apt-get -qq -o DPkg::Lock::Timeout=120 update &&
-            "${privilege[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y \
-                --no-install-recommends "$@"; } </dev/null >>"$log" 2>&1; then
+    # A bare machine has no package lists yet. That a list of somebody else's cannot be had is no reason to stop.
+    if ! "${apt[@]}" install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; then
+        "${apt[@]}" update </dev/null >"$log" 2>&1 || true
+        if ! "${apt[@]}" install -y --no-install-recommends "$@" </dev/null >>"$log" 2>&1; then
             tail -n 5 "$log" >&2
             rm -f "$log"
             return 1

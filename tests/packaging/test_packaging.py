@@ -84,7 +84,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 def test_unknown_names_are_attribute_errors() -> None:
     """The lazy package still says what it does not have."""
     with pytest.raises(AttributeError, match="'Pipelines'"):
-        _ = rmbus.Pipelines  # type: ignore[attr-defined]  # pyright: ignore
+        _ = rmbus.Pipelines  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("name", rmbus.__all__)
