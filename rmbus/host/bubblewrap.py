@@ -1,0 +1,82 @@
+"""What bubblewrap is told: the namespaces of a jail, and the exact list of what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from rmbus.runtime import visible
+
+PRIVATE: Final = "/tmp"  # the work folder of a jailed process, and all that it can write without a grant
+_SHARED_MEMORY_BYTES: Final = 64 << 20
+
+
+@frozen
+class Grants:
+    """What a node asked for and the host's policy allowed; nothing by default.
+
+    Attributes:
+        readable: files and folders to read, at their own paths.
+        writable: files and folders to read and write.
+        devices: device files to open.
+        network: the machine's own network, instead of none.
+    """
+
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    network: bool = False
+
+
+def jail_arguments(*, node_dir: str, grants: Grants, tmp_bytes: int, seccomp_fd: str) -> list[str]:
+    """Return bubblewrap's options for a jail, in the order in which they build it.
+
+    Args:
+        node_dir: a folder of the host, bound read-only at its own path; links that the host makes in it later show.
+        grants: what is bound beside the interpreter.
+        tmp_bytes: the size of the private /tmp.
+        seccomp_fd: the number of the descriptor that the filter is read from.
+    """
+    return [
+        *_namespaces(network=grants.network),
+        *_system(),
+        *_read_only([*visible.SYSTEM_FILES, *(visible.NETWORK_FILES if grants.network else ())]),
+        *_read_only(visible.interpreter_paths()),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"),
+        *("--size", str(tmp_bytes), "--tmpfs", PRIVATE),
+        *("--ro-bind", node_dir, node_dir),
+        *_granted(grants),
+        *("--remount-ro", "/dev", "--remount-ro", "/"),
+        *("--chdir", PRIVATE, "--seccomp", seccomp_fd),
+    ]
+
+
+def _namespaces(*, network: bool) -> Iterator[str]:
+    yield from ("--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts")
+    yield "--unshare-cgroup-try"
+    if not network:
+        yield "--unshare-net"
+    yield from ("--cap-drop", "ALL", "--hostname", "jail", "--die-with-parent", "--new-session")
+
+
+def _system() -> Iterator[str]:
+    for path in visible.SYSTEM_FOLDERS:
+        if os.path.islink(path):
+            yield from ("--symlink", os.readlink(path), path)
+        elif os.path.isdir(path):
+            yield from ("--ro-bind", path, path)
+
+
+def _read_only(paths: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        yield from ("--ro-bind-try", path, path)
+
+
+def _granted(grants: Grants) -> Iterator[str]:
+    for option, paths in (("--ro-bind", grants.readable), ("--bind", grants.writable), ("--dev-bind", grants.devices)):
+        for path in paths:
+            yield from (option, path, path)
