@@ -130,20 +130,31 @@ _fingerprint() {
     { printf '%s\n' "$ROOT" && cat "${files[@]}"; } | sha256sum | cut -d' ' -f1
 }
 
-# What is good for work is good for running.
+# A stamp is two lines, fingerprint and checkout. What is good for work is good for running.
 _is_current() {
-    local stamp
+    local stamp found
+    [[ ! -e $VENV/.building && -x $VENV/bin/python ]] || return 1
     for stamp in "$1" dev; do
-        if [[ ! -e $VENV/.building && -x $VENV/bin/python && -r $VENV/.made-for-$stamp ]]; then
-            [[ $(<"$VENV/.made-for-$stamp") != "$2" ]] || return 0
+        if [[ -r $VENV/.made-for-$stamp ]] && read -r found <"$VENV/.made-for-$stamp" && [[ $found == "$2" ]]; then
+            return 0
         fi
     done
     return 1
 }
 
+# What can be brought up to date: a whole environment that works and was made where it is. (The commands in it begin
+# with its path, so a checkout that was moved or copied needs a new one.)
+_is_sound() {
+    local stamp
+    [[ ! -e $VENV/.building && -x $VENV/bin/uv ]] && "$VENV/bin/python" -c "" 2>/dev/null || return 1
+    for stamp in "$VENV"/.made-for-*; do
+        [[ ! -e $stamp ]] || grep --quiet --line-regexp --fixed-strings -- "$ROOT" "$stamp" || return 1
+    done
+}
+
 _make_environment() {
     local purpose=$1 fingerprint=$2 python
-    if [[ -e $VENV/.building ]] || ! "$VENV/bin/python" -c "" 2>/dev/null || [[ ! -x $VENV/bin/uv ]]; then
+    if ! _is_sound; then
         python=$(_find_python) || _fail "no Python of version 3.11 or later is found. Run" \
             "$(_command_to_install python3 python3-venv)" "or name an interpreter: RMBUS_PYTHON=/path/to/python3"
         _say "rmbus: making .venv with $python (once; a minute or so)"
@@ -158,7 +169,7 @@ _make_environment() {
     _install_debian_packages
     _install_python_packages "$purpose"
     rm -f "$VENV"/.made-for-*
-    printf '%s\n' "$fingerprint" >"$VENV/.made-for-$purpose"
+    printf '%s\n' "$fingerprint" "$ROOT" >"$VENV/.made-for-$purpose"
     rm -f "$VENV/.building"
 }
 
