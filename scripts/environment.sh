@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+#
 # The environment of a checkout, to be sourced: `enter_environment run` or `enter_environment dev` makes sure that .venv
 # holds what is needed to run rmbus, or to work on it. A bare Debian 12 with Python 3.11 is enough to start from.
 #
@@ -113,7 +115,7 @@ _download() {
 _uv_install() { _download "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" "$@"; }
 
 _install_python_packages() {
-    cd "$ROOT"
+    cd "$ROOT" || return
     case $1 in
     run) _uv_install --editable . ;;
     dev) _uv_install --editable . --group dev ;;
