@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines that share their cores make deadlines lie; continuous integration has to see the same examples every time.
+settings.register_profile("rmbus", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("rmbus")
 
 _MARK = "RMBUS_TEST"
 _GRACE_S = 2.0
