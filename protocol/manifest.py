@@ -103,9 +103,8 @@ class Manifest:
             raise MalformedFrame("a manifest's lock is empty or a sha256 in hex")
         if self.kind not in ("object", "files"):
             raise MalformedFrame(f"a manifest's kind is object or files, not {self.kind!r}")
-        for what, values in (("needs", self.needs), ("requirements", self.requirements)):
-            if list(values) != sorted(set(values)):
-                raise MalformedFrame(f"a manifest's {what} are not sorted, or not different")
+        if list(self.needs) != sorted(set(self.needs)) or list(self.requirements) != sorted(set(self.requirements)):
+            raise MalformedFrame("a manifest's needs or requirements are not sorted, or not different")
         for need in self.needs:
             _check_text(need.module, need.importer, need.file)
         _check_text(self.entry, *self.requirements)
@@ -151,7 +150,9 @@ def decode_manifest(data: bytes) -> Manifest:
     fields = _mapping(value)
     version = fields.get("version")
     if version != MANIFEST_VERSION:
-        raise UnsupportedVersion(f"a package's manifest has version {version!r:.40}; this side reads {MANIFEST_VERSION}")
+        raise UnsupportedVersion(
+            f"a package's manifest has version {version!r:.40}; this side reads {MANIFEST_VERSION}"
+        )
     files = (_row(row, (str, str, int)) for row in _list(fields.get("files")))
     needs = (_row(row, (str, str, str, int)) for row in _list(fields.get("needs")))
     manifest = Manifest(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from rmbus.errors import MalformedFrame, TooLarge
-from rmbus.protocol.manifest import MAX_FILES, MAX_PACKAGE_BYTES, MAX_PATH_BYTES
+from rmbus.protocol.manifest import MAX_FILES, MAX_PATH_BYTES
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
@@ -35,8 +35,6 @@ def write_archive(members: Mapping[str, bytes]) -> bytes:
         crc = zlib.crc32(data)
         directory += _central(encoded, crc, len(data), len(body)) + encoded
         body += _local(encoded, crc, len(data)) + encoded + data
-    if len(body) > MAX_PACKAGE_BYTES:
-        raise TooLarge("a package's archive", len(body), MAX_PACKAGE_BYTES)
     return bytes(body + directory + _end(len(members), len(directory), len(body)))
 
 
@@ -55,7 +53,7 @@ def read_archive(data: memoryview) -> dict[str, memoryview]:
             raise _refused("its members are not sorted and side by side")
         start = offset + _LOCAL.size + len(name)
         expected, last = start + size, name
-        if expected > directory_start or data[offset:start] != _local(name, crc, size) + name:
+        if expected > directory_start or bytes(data[offset:start]) != _local(name, crc, size) + name:
             raise _refused("a member's two headers differ")
         view = data[start:expected]
         if zlib.crc32(view) != crc:
@@ -71,7 +69,7 @@ def _directory_start(data: memoryview) -> int:
         raise _refused("it is too short")
     fields = _END.unpack(data[-_END.size :])
     count, size, start = int(fields[4]), int(fields[5]), int(fields[6])
-    if data[-_END.size :] != _end(count, size, start) or start + size + _END.size != len(data):
+    if bytes(data[-_END.size :]) != _end(count, size, start) or start + size + _END.size != len(data):
         raise _refused("its end record is not the plain one")
     if count > MAX_FILES + 1:
         raise TooLarge("the list of an archive's members", count, MAX_FILES + 1)
@@ -86,7 +84,7 @@ def _entries(data: memoryview, start: int) -> Iterator[tuple[bytes, int, int, in
     for _ in range(count):
         if position + _CENTRAL.size > end:
             raise _refused("its directory is cut off")
-        header = data[position : position + _CENTRAL.size]
+        header = bytes(data[position : position + _CENTRAL.size])
         fields = _CENTRAL.unpack(header)
         crc, size, length, offset = int(fields[7]), int(fields[8]), int(fields[10]), int(fields[16])
         position += _CENTRAL.size + length

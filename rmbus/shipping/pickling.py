@@ -1,0 +1,212 @@
+"""State: an object's values, by cloudpickle. Classes travel as a name, those of a script or a notebook by value.
+
+What modules need to be there for a state to be loaded is learnt by pickling it, see `trace`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from attrs import frozen
+
+from rmbus.errors import PackagingError
+from rmbus.shipping.blame import Heavy, find_culprit, find_heavy
+
+if TYPE_CHECKING:  # cloudpickle ships no types; its pickler has the standard one's
+    from pickle import Pickler as CloudPickler
+else:
+    from cloudpickle import Pickler as CloudPickler
+
+HEAVY_BYTES: Final = 1_000_000
+"""An attribute over this size is reported."""
+
+
+@frozen
+class Trace:
+    """What a pickled object refers to.
+
+    Attributes:
+        modules: names of the modules that are imported when it is loaded.
+        by_value: functions and classes whose code is in the pickle itself.
+    """
+
+    modules: frozenset[str]
+    by_value: tuple[FunctionType | type, ...]
+
+
+@frozen
+class State:
+    """A pickled object.
+
+    Attributes:
+        data: the pickle.
+        trace: what it refers to.
+        heavy: attributes over 1 MB.
+    """
+
+    data: bytes
+    trace: Trace
+    heavy: tuple[Heavy, ...]
+
+
+def dump(obj: object) -> State:
+    """Pickle an object, and say what it refers to and what is large in it.
+
+    Raises:
+        PackagingError: it cannot be pickled; the message names the attribute that is to blame by its path.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    _run(pickler, obj)
+    heavy = find_heavy(obj, HEAVY_BYTES, size_of) if file.tell() > HEAVY_BYTES else ()
+    return State(file.getvalue(), pickler.trace(), heavy)
+
+
+def dumps(obj: object) -> bytes:
+    """Pickle an object.
+
+    Raises:
+        PackagingError: it cannot be pickled; the message names the attribute that is to blame by its path.
+    """
+    file = io.BytesIO()
+    _run(_Pickler(file), obj)
+    return file.getvalue()
+
+
+def trace(obj: object) -> Trace:
+    """Return what the pickled object would refer to, without copying its arrays.
+
+    Raises:
+        PackagingError: it cannot be pickled.
+    """
+    pickler = _Pickler(_Sink(), buffer_callback=lambda buffer: None)
+    _run(pickler, obj)
+    return pickler.trace()
+
+
+def size_of(obj: object) -> int:
+    """Return the bytes that the pickled object would take, without copying its arrays."""
+    sink, buffers = _Sink(), list[int]()
+
+    def count(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw().nbytes)
+
+    _Pickler(sink, buffer_callback=count).dump(obj)
+    return sink.size + sum(buffers)
+
+
+def loads(data: bytes | memoryview, folder: Path | None = None) -> Any:
+    """Load an object. Only the process of a node does this, confined: a pickle can run any code.
+
+    Args:
+        data: the pickle.
+        folder: where the package was unpacked. Functions that travelled by value are told that their script lies
+            there, so that `Path(__file__)` finds the data files that were shipped with it.
+
+    Raises:
+        PackagingError: a module that the state refers to is not here, or the bytes are no pickle. What the imported
+            modules themselves raise is passed on as it is.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), folder).load()
+    except ModuleNotFoundError as error:
+        raise PackagingError(
+            f"the state refers to module {error.name!r}, which is neither in the package nor on this host: {error}\n"
+            "install it there, or add it to the requirements"
+        ) from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise PackagingError(f"the state cannot be loaded: it was cut off or damaged ({error})") from error
+
+
+class _Sink(io.RawIOBase):
+    """Takes bytes, and counts them."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
+
+
+class _Pickler(CloudPickler):
+    def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._modules: set[str] = set()
+        self._by_value: list[FunctionType | type] = []
+
+    def trace(self) -> Trace:
+        return Trace(frozenset(self._modules), tuple(self._by_value))
+
+    def reducer_override(self, obj: object) -> Any:
+        reduced: Any = super().reducer_override(obj)
+        if isinstance(obj, ModuleType):
+            self._modules.add(obj.__name__)
+        elif isinstance(obj, FunctionType | type):
+            if reduced is not NotImplemented and obj.__module__ != "builtins":
+                self._by_value.append(obj)
+            elif obj.__module__:
+                self._modules.add(obj.__module__)
+        return reduced
+
+
+def _run(pickler: _Pickler, obj: object) -> None:
+    try:
+        pickler.dump(obj)
+    except Exception as error:  # a reducer is the user's code and may raise anything
+        path, kind = find_culprit(obj, size_of)
+        raise PackagingError(
+            f"{type(obj).__name__} cannot be shipped: {path} ({kind}) cannot be pickled: {error}\n"
+            "make it in initialize(), which runs in the node's process, or leave it out of __getstate__()"
+        ) from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Loads what cloudpickle made, and moves the scripts of by-value functions into the package's folder."""
+
+    def __init__(self, file: io.BytesIO, folder: Path | None) -> None:
+        super().__init__(file)
+        self._folder = folder
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        found = super().find_class(module_name, global_name)
+        if self._folder is None or module_name != "cloudpickle.cloudpickle":
+            return found
+        match global_name:
+            case "_make_function":
+                return self._made(found)
+            case "_function_setstate":
+                return _kept(found)
+            case _:
+                return found
+
+    def _made(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        def make_moved(code: Any, names: dict[str, Any], *rest: Any) -> Any:
+            if isinstance(names.get("__file__"), str):
+                moved = cast(Path, self._folder).joinpath(*_folders(names), Path(names["__file__"]).name)
+                if names.get("__name__") == "__main__" or moved.exists():
+                    names["__file__"] = str(moved)
+            return make(code, names, *rest)
+
+        return make_moved
+
+
+def _kept(set_state: Callable[..., Any]) -> Callable[..., Any]:
+    def set_state_but_file(function: FunctionType, state: tuple[Any, dict[str, Any]]) -> Any:
+        if "__file__" in function.__globals__:  # where it was moved to
+            state[1]["__globals__"].pop("__file__", None)
+        return set_state(function, state)
+
+    return set_state_but_file
+
+
+def _folders(names: Mapping[str, Any]) -> list[str]:
+    return [part for part in str(names.get("__package__") or "").split(".") if part]

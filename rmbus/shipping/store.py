@@ -1,0 +1,186 @@
+"""The packages that a host holds, by content address. Bytes only: nothing is imported or unpickled here."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from rmbus.errors import HostError, MalformedFrame, PackagingError, ProtocolError, TooLarge
+from rmbus.protocol.manifest import is_address
+from rmbus.shipping.content import MAX_ARCHIVE_BYTES, read_content
+
+_OWNER: Final = re.compile(r"[0-9A-Za-z_-]{0,64}")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@frozen
+class Held:
+    """How much of a package a store holds.
+
+    Attributes:
+        complete: all of it, verified.
+        offset: bytes that are there; where an upload goes on.
+    """
+
+    complete: bool
+    offset: int
+
+
+class Store:
+    """A folder of packages. Any number of processes may use one at once.
+
+    Args:
+        root: the folder; it is made, for this user alone.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def have(self, address: str, *, owner: str = "") -> Held:
+        """Return how much of a package is here.
+
+        Args:
+            address: its content address.
+            owner: who uploads: everybody sees what is complete, and of the rest only what is his own.
+
+        Raises:
+            MalformedFrame: that is no address.
+        """
+        final, part = self._paths(address, owner)
+        for path, complete in ((final, True), (part, False)):
+            try:
+                return Held(complete, path.stat().st_size)
+            except FileNotFoundError:
+                continue
+        return Held(complete=False, offset=0)
+
+    def put(self, address: str, offset: int, data: bytes | memoryview, total: int, *, owner: str = "") -> Held:
+        """Take a chunk of a package; the last one makes it complete, once all of it was verified.
+
+        A chunk that is here already is taken again; so an upload may be repeated, and two may run at once.
+
+        Args:
+            address: its content address.
+            offset: where in the archive the chunk lies.
+            data: the chunk.
+            total: the size of the whole archive.
+            owner: who uploads.
+
+        Returns:
+            What is held now; the next chunk goes to its `offset`.
+
+        Raises:
+            ProtocolError: the chunk leaves a gap or passes the end, or the whole is not the package of that address;
+                then what was uploaded is thrown away.
+            TooLarge: the archive is over the limit.
+            HostError: the disk is full; what was uploaded is thrown away.
+        """
+        final, part = self._paths(address, owner)
+        if total > MAX_ARCHIVE_BYTES:
+            raise TooLarge("a package's archive", total, MAX_ARCHIVE_BYTES)
+        size = len(memoryview(data).cast("B"))
+        if offset < 0 or offset + size > total:
+            raise MalformedFrame(f"a chunk of {size} bytes at {offset} passes the end of an archive of {total}")
+        with _locked(part, final) as fd:
+            if fd is None:
+                return self.have(address)
+            held = os.fstat(fd).st_size
+            if offset > held:
+                raise MalformedFrame(f"a chunk at {offset} leaves a gap: the next one goes to {held}")
+            try:
+                _write(fd, data, offset)
+                held = os.fstat(fd).st_size
+                if held < total:
+                    return Held(complete=False, offset=held)
+                _verify(fd, address)
+                os.fchmod(fd, 0o400)
+                os.fsync(fd)
+                os.rename(part, final)
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise HostError(_trouble(self._root, error, total)) from error
+            except ProtocolError:
+                part.unlink(missing_ok=True)
+                raise
+        return Held(complete=True, offset=held)
+
+    def open(self, address: str) -> int:
+        """Return a descriptor of a complete package, for reading; the caller closes it.
+
+        Raises:
+            PackagingError: it is not here.
+        """
+        try:
+            return os.open(self._paths(address, "")[0], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise PackagingError(f"package {address[:12]} is not on this host; send it first") from error
+
+    def discard(self, address: str) -> None:
+        """Remove a package, complete or not. Who has it open keeps it."""
+        final, _ = self._paths(address, "")
+        for path in (final, *self._root.glob(f"{address}*.part")):
+            path.unlink(missing_ok=True)
+
+    def _paths(self, address: str, owner: str) -> tuple[Path, Path]:
+        if not is_address(address):
+            raise MalformedFrame(f"{address[:80]!a} is no content address")
+        if not _OWNER.fullmatch(owner):
+            raise MalformedFrame(f"{owner[:80]!a} is no name of an uploader")
+        return self._root / f"{address}.zip", self._root / f"{address}.{owner}.part"
+
+
+@contextmanager
+def _locked(part: Path, final: Path) -> Generator[int | None]:
+    """Open the unfinished file under its lock; give None if the package is complete."""
+    while True:
+        if final.exists():
+            yield None
+            return
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_still(fd, part):
+                yield fd
+                return
+        finally:
+            os.close(fd)
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    """Whether the path leads to this open file: another upload may have completed or removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _verify(fd: int, address: str) -> None:
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise MalformedFrame("a package is empty")
+    manifest, _ = read_content(memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)))
+    if manifest.address != address:
+        raise MalformedFrame(f"a package sent as {address[:12]} has the address {manifest.address[:12]}")
+
+
+def _trouble(root: Path, error: OSError, total: int) -> str:
+    if error.errno in _FULL:
+        return f"the host's disk is full at {root}: a package of {total} bytes does not fit; free some space there"
+    return f"the host cannot keep a package in {root}: {error}"
