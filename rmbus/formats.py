@@ -117,7 +117,10 @@ class Encoded:
         for codec in codecs:
             if not _is_name(codec):
                 raise ValueError(f"a codec is a name such as 'h264', not {codec!r}")
-        self.__attrs_init__(codecs, extradata, width, height, _rate(rate), layout)
+        values = {"extradata": extradata, "width": width, "height": height, "rate": _rate(rate), "layout": layout}
+        for name, value in {"codecs": codecs, **values}.items():
+            object.__setattr__(self, name, value)
+        attrs.validate(self)
 
     def __str__(self) -> str:
         return f"Encoded({', '.join(self.codecs)})"

@@ -1,0 +1,505 @@
+"""Nodes and their ports: what a user writes, and what is known of it without running anything."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from rmbus.delivery import Delivery
+from rmbus.errors import PipelineError
+from rmbus.formats import as_format, show
+
+if TYPE_CHECKING:
+    from rmbus.pipeline import Pipeline
+
+Restart = Literal["never", "on-failure", "always"]
+OnError = Literal["stop", "skip", "restart"]
+Convert = Literal["auto"]
+
+_OPTIONS: Final = "_rmbus_options"
+_LENDER: Final = "_rmbus_lender"
+
+_PortT = TypeVar("_PortT", bound="Port")
+
+
+def _texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return one or several texts or paths as a tuple: a single one is not taken apart into letters."""
+    if isinstance(value, str | os.PathLike):
+        return (os.fspath(value),)
+    return tuple(os.fspath(each) for each in value)
+
+
+def _at_least(smallest: float) -> Any:
+    def check(_instance: object, attribute: attrs.Attribute[float | None], value: float | None) -> None:
+        if value is not None and value < smallest:
+            raise ValueError(f"Needs.{attribute.name} is {smallest:g} or more, not {value!r}")
+
+    return check
+
+
+@attrs.frozen
+class Needs:
+    """What a node asks of the host that runs it; the host's policy grants it, or the start is refused.
+
+    Attributes:
+        gpus: how many.
+        cpus: cores, fractions allowed; None: no claim.
+        memory_mb: memory in MB; None: no claim.
+        network: addresses that it reaches, as `host:port`.
+        files: paths that it reads; with `:rw` after it, writes.
+        devices: device files such as `/dev/video0`.
+        cache: name of a folder that outlives the node, shared by the nodes that name it.
+        labels: labels that the host must have.
+    """
+
+    gpus: int = attrs.field(default=0, validator=_at_least(0))
+    cpus: float | None = attrs.field(default=None, validator=_at_least(0))
+    memory_mb: int | None = attrs.field(default=None, validator=_at_least(1))
+    network: Sequence[str] = attrs.field(default=(), converter=_texts)
+    files: Sequence[str | os.PathLike[str]] = attrs.field(default=(), converter=_texts)
+    devices: Sequence[str] = attrs.field(default=(), converter=_texts)
+    cache: str | None = None
+    labels: Sequence[str] = attrs.field(default=(), converter=_texts)
+
+
+@attrs.frozen
+class Interrupt:
+    """A new turn on an output: older frames downstream are dropped, counted, and what works on them is stopped."""
+
+
+@attrs.frozen
+class Options:
+    """What `Node.options` has set; None where it has set nothing.
+
+    Attributes:
+        name: the node's name.
+        on: the address of the host that runs it.
+        needs, requirements: instead of those of the class.
+        env: environment variables of its process.
+        restart: when its process is started again.
+        on_error: what happens when `process` raises.
+    """
+
+    name: str | None = None
+    on: str | None = None
+    needs: Needs | None = None
+    requirements: tuple[str, ...] | None = None
+    env: Mapping[str, str] | None = None
+    restart: Restart | None = None
+    on_error: OnError | None = None
+
+
+# --- ports ----------------------------------------------------------------------------------------------------------
+
+
+class Port:
+    """A named input or output. `node.video` is the port `video` of that node; `Class.video` belongs to no node.
+
+    Attributes:
+        name: its name on the node.
+        node: the node that it belongs to, or None.
+        format: what it carries.
+    """
+
+    __slots__ = ("format", "name", "node")
+
+    def __init__(self, format: object = Any) -> None:
+        self.format = as_format(format)
+        self.name = ""
+        self.node: Node | None = None
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        return self.of(instance) if isinstance(instance, Node) else self
+
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError(
+            f"{self.name!r} is a port of {type(instance).__name__} and cannot be set: give the attribute another name"
+        )
+
+    def of(self, node: Node) -> Self:
+        """Return this port, of the given node."""
+        port = copy.copy(self)
+        port.node = node
+        return port
+
+    def to(
+        self,
+        target: Target,
+        *,
+        delivery: Delivery | None = None,
+        deadline_ms: float | None = None,
+        convert: Convert | None = None,
+    ) -> Pipeline:
+        """Return a pipeline of this output joined to an input.
+
+        Args:
+            target: an input, or whatever has exactly one.
+            delivery: what happens while the consumer is busy; by default `reliable(8)`, or `drop_oldest(8)` out of an
+                output declared live.
+            deadline_ms: frames that are later than this are dropped and counted as late.
+            convert: "auto" puts converters where the formats differ.
+
+        Raises:
+            PipelineError: the two cannot be joined; the ports are listed.
+        """
+        from rmbus.pipeline import join
+
+        return join(self, target, delivery=delivery, deadline_ms=deadline_ms, convert=convert)
+
+    def __rshift__(self, target: Target) -> Pipeline:
+        return self.to(target)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Port) or self.node is None or other.node is None:
+            return self is other
+        return type(self) is type(other) and self.node is other.node and self.name == other.name
+
+    def __hash__(self) -> int:
+        return id(self) if self.node is None else hash((id(self.node), self.name))
+
+    def __repr__(self) -> str:
+        owner = "" if self.node is None else f"{node_name(self.node)}."
+        return f"<{type(self).__name__} {owner}{self.name}: {show(self.format)}>"
+
+
+class Input(Port):
+    """A named input of a node, declared as a class attribute.
+
+    Args:
+        format: what it accepts: `Video(...)`, `Audio(...)`, `Encoded(...)`, a plain type for data; by default anything.
+        optional: it may stay open.
+        many: any number of outputs may be joined to it.
+    """
+
+    __slots__ = ("many", "optional")
+
+    def __init__(self, format: object = Any, *, optional: bool = False, many: bool = False) -> None:
+        super().__init__(format)
+        self.optional = optional
+        self.many = many
+
+
+class Output(Port):
+    """A named output of a node, declared as a class attribute.
+
+    Args:
+        format: what it emits: `Video(...)`, `Audio(...)`, `Encoded(...)`, a plain type for data; by default anything.
+        live: frames come when the world sends them (camera, network), so that by default none waits for a slow reader.
+    """
+
+    __slots__ = ("live",)
+
+    def __init__(self, format: object = Any, *, live: bool = False) -> None:
+        super().__init__(format)
+        self.live = live
+
+    def loan(self, *, like: Any = None) -> AbstractContextManager[Any]:
+        """Lend a writable frame that is sent when the context ends; only inside `process`, `flush` and the like.
+
+        Args:
+            like: a video or audio frame whose header, format and size the new one takes; by default the input frame.
+
+        Raises:
+            PipelineError: the node is not running.
+        """
+        lender = None if self.node is None else self.node.__dict__.get(_LENDER)
+        if lender is None:
+            raise PipelineError(f"{self!r} lends frames only while its node runs: call loan() inside process()")
+        loan: AbstractContextManager[Any] = lender(self.name, like)
+        return loan
+
+
+@attrs.frozen
+class Ports:
+    """The ports of a node or of a class, by name, in the order of declaration."""
+
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, Output]
+
+
+@attrs.frozen
+class Call:
+    """How `process` is called.
+
+    Attributes:
+        frame: it takes a frame; a source takes none.
+        port: how it takes the name of the input: not, as the second argument, by keyword, or among `*args`.
+    """
+
+    frame: bool
+    port: Literal["no", "second", "keyword", "rest"]
+
+
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+class _Name:
+    """`node.name`, as long as the node's own code sets no attribute of that name."""
+
+    def __get__(self, instance: Node | None, owner: type) -> object:
+        return self if instance is None else node_name(instance)
+
+
+class Node:
+    """A class that consumes and produces frames; each instance runs as a process of its own.
+
+    Subclasses write `process`, and declare ports as class attributes: `video = Input(Video("rgb24"))`. Where they
+    declare none there is one input `in` and one output `out`; a source, whose `process` takes no frame, has no input.
+    `__init__` runs where the object is built and takes parameters only: models and devices belong into `initialize`.
+
+    Attributes:
+        needs: what it asks of its host.
+        requirements: Python packages that it needs, as for pip.
+        independent: its outputs don't wait for its inputs (a browser, a sound card), so a cycle may pass through it.
+        deterministic: the same input gives the same output, so that it may be run again after a crash.
+        exclusive: at no moment may two of it run.
+    """
+
+    needs: Needs = Needs()
+    requirements: Sequence[str] = ()
+    independent: bool = False
+    deterministic: bool = False
+    exclusive: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A node is itself and no other, also where a dataclass would compare fields and take the hash away.
+        if "__eq__" not in cls.__dict__:
+            cls.__eq__ = Node.__eq__  # type: ignore[method-assign]  # on the subclass, which has none of its own
+        if cls.__dict__.get("__hash__") is None:
+            cls.__hash__ = Node.__hash__  # type: ignore[method-assign]  # as above
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self) >> 4
+
+    def initialize(self) -> Any:
+        """Prepare what `process` uses, in the node's own process, on every start, after the state is set."""
+
+    def process(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a frame; return or yield what it gives.
+
+        Written as `process(self, frame)`, with several inputs `process(self, frame, port)`, as a source
+        `process(self)`; plain, async, generator or async generator. A value goes to the only output,
+        `(self.boxes, value)` to a named one, `Interrupt()` begins a new turn, None is nothing. A frame goes as it is;
+        an array takes the header of the input frame; anything else becomes `Data` with its pts.
+        """
+        raise PipelineError(f"{type(self).__name__} has no process(): write `def process(self, frame)`")
+
+    def flush(self) -> Any:
+        """All inputs have ended: emit what is held, in the ways of `process`."""
+
+    def interrupted(self) -> Any:
+        """Frames that waited were thrown away: forget what belongs to them."""
+
+    def cleanup(self) -> Any:
+        """Release what `initialize` took; called at every end, also after an error."""
+
+    def get_state(self) -> Any:
+        """Return what makes this node what it is, as data; by default its attributes."""
+        state = {name: value for name, value in self.__dict__.items() if not name.startswith("_rmbus_")}
+        return state | {name: getattr(self, name) for name in _slots(type(self)) if hasattr(self, name)}
+
+    def set_state(self, state: Any) -> None:
+        """Take over a state that `get_state` returned."""
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        on: str | None = None,
+        needs: Needs | None = None,
+        requirements: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        restart: Restart | None = None,
+        on_error: OnError | None = None,
+    ) -> Self:
+        """Set how and where this node runs; what is left out stays as it was.
+
+        Args:
+            name: its name in the pipeline, by default that of the class in lower case.
+            on: the address of the host that runs it.
+            needs: what it asks of the host, instead of the class's.
+            requirements: Python packages that it needs, instead of the class's.
+            env: environment variables of its process.
+            restart: when its process is started again: "never" (the default), "on-failure" or "always".
+            on_error: when `process` raises, "stop" the pipeline (the default), "skip" the frame, or "restart" the node.
+
+        Returns:
+            The node itself.
+        """
+        _one_of("restart", restart, ("never", "on-failure", "always"))
+        _one_of("on_error", on_error, ("stop", "skip", "restart"))
+        if name is not None and (not name or set("/.\n\t\0 ") & set(name)):
+            raise ValueError(f"a node's name is a word without space, dot or slash, not {name!r}")
+        given: dict[str, Any] = {
+            "name": name,
+            "on": on,
+            "needs": needs,
+            "requirements": None if requirements is None else _texts(requirements),
+            "env": None if env is None else dict(env),
+            "restart": restart,
+            "on_error": on_error,
+        }
+        changes = {key: value for key, value in given.items() if value is not None}
+        self.__dict__[_OPTIONS] = attrs.evolve(_own_options(self), **changes)
+        return self
+
+    if TYPE_CHECKING:
+        name: str  # so that a subclass may also have an attribute of this name
+    else:
+        name = _Name()
+
+    def __getitem__(self, name: str) -> Port:
+        found = ports(self)
+        port = found.inputs.get(name) or found.outputs.get(name)
+        if port is None:
+            raise PipelineError(f"{node_name(self)} has no port {name!r}: {describe_ports(self)}")
+        return port
+
+    def __rshift__(self, target: Target) -> Pipeline:
+        from rmbus.pipeline import join
+
+        return join(self, target)
+
+    def __or__(self, other: Node | Pipeline) -> Pipeline:
+        from rmbus.pipeline import merge
+
+        return merge(self, other)
+
+
+Target: TypeAlias = "Node | Port | Pipeline"
+"""What stands to the right of `>>`."""
+
+
+def node_name(node: Node) -> str:
+    """Return the name that the node was given, by default that of its class in lower case."""
+    return _own_options(node).name or type(node).__name__.lower()
+
+
+def options_of(node: Node) -> Options:
+    """Return the node's options, with those of its class where it was given none."""
+    own = _own_options(node)
+    return attrs.evolve(
+        own,
+        name=node_name(node),
+        needs=own.needs or node.needs,
+        requirements=_texts(node.requirements) if own.requirements is None else own.requirements,
+        env={} if own.env is None else own.env,
+        restart=own.restart or "never",
+        on_error=own.on_error or "stop",
+    )
+
+
+def ports(node: Node | type[Node]) -> Ports:
+    """Return the ports of a node or of a class.
+
+    Raises:
+        PipelineError: `process` does not suit the ports that are declared.
+    """
+    cls = node if isinstance(node, type) else type(node)
+    found = _PORTS.get(cls)
+    if found is None:
+        found = _PORTS[cls] = _ports_of(cls)
+    if isinstance(node, type):
+        return found
+    return Ports(
+        {name: port.of(node) for name, port in found.inputs.items()},
+        {name: port.of(node) for name, port in found.outputs.items()},
+    )
+
+
+def call_of(cls: type[Node]) -> Call:
+    """Return how the class's `process` is called.
+
+    Raises:
+        PipelineError: it has none.
+    """
+    if cls.process is Node.process:
+        raise PipelineError(f"{cls.__name__} has no process(): write `def process(self, frame)`")
+    written = inspect.getattr_static(cls, "process")
+    parameters = list(inspect.signature(cls.process).parameters.values())
+    if not isinstance(written, staticmethod | classmethod):
+        parameters = parameters[1:]
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    more = any(each.kind == each.VAR_POSITIONAL for each in parameters)
+    keyword = any(each.name == "port" and each.kind == each.KEYWORD_ONLY for each in parameters)
+    second = len(positional) > 1 and (positional[1].name == "port" or positional[1].default is inspect.Parameter.empty)
+    how: Literal["no", "second", "keyword", "rest"] = "second" if second else "keyword" if keyword else "no"
+    return Call(frame=bool(positional) or more, port="rest" if more and how == "no" else how)
+
+
+def describe_ports(node: Node | type[Node]) -> str:
+    """Return the node's ports in words, for an error."""
+    found = ports(node)
+    inputs, outputs = (", ".join(each) for each in (found.inputs, found.outputs))
+    return f"inputs: {inputs or 'none'}; outputs: {outputs or 'none'}"
+
+
+_PORTS: WeakKeyDictionary[type[Node], Ports] = WeakKeyDictionary()
+_NO_OPTIONS: Final = Options()
+
+
+def _own_options(node: Node) -> Options:
+    found: Options = node.__dict__.get(_OPTIONS, _NO_OPTIONS)
+    return found
+
+
+def _ports_of(cls: type[Node]) -> Ports:
+    declared: dict[str, object] = {}
+    for each in reversed(cls.__mro__):
+        declared.update({name: value for name, value in vars(each).items() if name in declared or _is_port(value)})
+    inputs = {name: port for name, port in declared.items() if isinstance(port, Input)}
+    outputs = {name: port for name, port in declared.items() if isinstance(port, Output)}
+    call = call_of(cls)
+    if not inputs and not outputs:
+        return Ports({"in": _named(Input(), "in")} if call.frame else {}, {"out": _named(Output(), "out")})
+    if inputs and not call.frame:
+        raise PipelineError(
+            f"{cls.__name__} declares the input {next(iter(inputs))!r}, but its process() takes no frame"
+        )
+    if not inputs and call.frame:
+        raise PipelineError(
+            f"{cls.__name__} declares outputs only, and its process() takes a frame: "
+            "declare its input too, `frames = Input()`"
+        )
+    if len(inputs) > 1 and call.port == "no":
+        raise PipelineError(
+            f"{cls.__name__} has the inputs {', '.join(inputs)}: "
+            "write `def process(self, frame, port)` to tell them apart"
+        )
+    return Ports(inputs, outputs)
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, Port)
+
+
+def _named(port: _PortT, name: str) -> _PortT:
+    port.name = name
+    return port
+
+
+def _slots(cls: type) -> list[str]:
+    found = [vars(each).get("__slots__", ()) for each in cls.__mro__]
+    names = [name for slots in found for name in ((slots,) if isinstance(slots, str) else slots)]
+    return [name for name in names if not name.startswith("__")]
+
+
+def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{what} is {', '.join(map(repr, allowed))}, not {value!r}")
