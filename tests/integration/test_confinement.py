@@ -422,8 +422,9 @@ def test_confined_refuses_a_process_with_threads(found: Probe, folders: tuple[Pa
     """Landlock binds one thread: a process that has more is refused, and not left half confined."""
     _needs(found, Level.CONFINED)
     source = """if True:
-        import threading, os
-                from rmbus.runtime import confine
+        import threading
+        from rmbus.errors import ConfinementError
+        from rmbus.runtime import confine
         stop = threading.Event()
         threading.Thread(target=stop.wait, daemon=True).start()
         try:

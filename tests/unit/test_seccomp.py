@@ -170,7 +170,7 @@ def test_far_jumps_are_bridged() -> None:
     """A program with more blocks than a conditional jump reaches is still right."""
     many = {name: seccomp.Rule(0, "among", tuple(range(number, number + 40))) for number, name in enumerate(_SOME)}
     program = seccomp.compile_filter(seccomp.Policy(frozenset({"read"}), many, frozenset()), "x86_64")
-    assert len(program) // 8 > 600
+    assert len(program) // 8 > 400
     for number, name in enumerate(_SOME):
         call = _number(name, "x86_64")
         for value, expected in ((number, "allow"), (number + 39, "allow"), (number + 40, errno.EPERM)):
@@ -178,9 +178,7 @@ def test_far_jumps_are_bridged() -> None:
     assert _run(program, 0, architecture=_ARCHITECTURES["x86_64"]) == "allow"
 
 
-_SOME = tuple(
-    "write close lseek mmap ioctl dup socket clone kill fcntl fsync chdir umask prctl gettid futex openat".split()
-)
+_SOME = ("write", "close", "lseek", "mmap", "ioctl", "dup", "socket", "clone", "kill", "fcntl", "fsync", "openat")
 
 
 def test_tables_agree_with_the_headers_of_this_machine() -> None:
