@@ -27,8 +27,6 @@ class Type(enum.IntEnum):
     """Producer to consumer: `number` is the place on the edge, counted from 1, control frames included."""
     CREDIT = 4
     """Consumer to producer: `number` is the last place that was processed; the header holds the grant (u64)."""
-    BYE = 5
-    """Consumer to producer: nothing more is wanted."""
 
 
 class Message(NamedTuple):

@@ -393,6 +393,7 @@ class Subscribe(Message):
     port: str
     topic: str
     path: str
+    page: int
 
 
 @_message("bridge")
@@ -402,6 +403,16 @@ class Bridge(Message):
     link: Link
     path: str = ""
     listener: int = -1
+
+
+@_message("gateway")
+class GatewayJob(Message):
+    """To a gateway: its keys, and where to listen ("": it only dials) and to whom. Answered with `listening`."""
+
+    listen: str
+    public: str
+    secret: str = attrs.field(repr=False)
+    clients: list[str] = attrs.field(factory=list)
 
 
 # --- node to host, on the umbilical ---------------------------------------------------------------------------------
@@ -425,3 +436,10 @@ class Join(Message):
     name: str
     inputs: dict[str, str]
     outputs: dict[str, str]
+
+
+@_message("listening")
+class Listening(Message):
+    """A gateway is up; `endpoint` is where it listens."""
+
+    endpoint: str

@@ -56,6 +56,10 @@ class Reactor:
         if self._readers.pop(source, None) is not None:
             self._poller.unregister(source)
 
+    def watches(self, source: int | Socket) -> bool:
+        """Whether `source` is being watched."""
+        return source in self._readers
+
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Call `callback` once, `delay_s` seconds from now."""
         timer = Timer(callback)
@@ -74,11 +78,15 @@ class Reactor:
     def run(self) -> None:
         """Serve until `stop` is called."""
         while not self._stopping:
-            for source, _ in self._poller.poll(self._timeout_ms()):
-                callback = self._readers.get(source)  # an earlier callback of this round may have removed it
-                if callback is not None:
-                    callback()
-            self._run_timers()
+            self.serve_once(wait=True)
+
+    def serve_once(self, *, wait: bool) -> None:
+        """Make one round: run what is due; with `wait`, until something is."""
+        for source, _ in self._poller.poll(self._timeout_ms() if wait else 0):
+            callback = self._readers.get(source)  # an earlier callback of this round may have removed it
+            if callback is not None:
+                callback()
+        self._run_timers()
 
     def close(self) -> None:
         """Give the wake-up descriptor back."""

@@ -1,0 +1,385 @@
+"""The host: receives packages, starts, confines and supervises node processes, and wires their edges.
+
+It never unpickles and never imports user code. One thread serves everything; nodes are spawned from it alone, since
+death signals of parents are of the thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import zmq
+
+import rmbus
+from rmbus.errors import HostError, UnsupportedVersion
+from rmbus.host import janitor
+from rmbus.host.control import Client, Control, Reply
+from rmbus.host.endpoints import Endpoint, Pool
+from rmbus.host.gateways import GatewayChild
+from rmbus.host.jail import spawn_command
+from rmbus.host.levels import Level
+from rmbus.host.sessions import HostedNode, HostedSession
+from rmbus.host.topics import Directory
+from rmbus.host.workers import Child
+from rmbus.protocol import messages
+from rmbus.protocol.version import VERSIONS, negotiate
+from rmbus.shipping.store import Store
+from rmbus.transport import runfolder
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.runfolder import RunFolder
+from rmbus.transport.security import Connection, KeyGuard, make_pair
+from rmbus.transport.sockets import Curve, Socket
+from rmbus.transport.umbilical import memory_file
+
+
+@attrs.frozen
+class Settings:
+    """How a host is to be.
+
+    Attributes:
+        name: what it is called in reports.
+        level: the confinement of its nodes. reasons: why no higher one.
+        listen: `tcp://HOST:PORT`, or "" for clients of this machine and user only.
+        clients: public keys (Z85) that may come beside the user's own.
+        store: where packages are kept; None: in the run folder, for this run.
+        spares: processes kept ready. refill: whether a spare that was taken is replaced.
+        embedded: whether it is the child of a script, whose nodes it runs as the user's own.
+        drain_s: how long running sessions may go on after SIGTERM.
+    """
+
+    name: str
+    level: Level
+    reasons: str = ""
+    listen: str = ""
+    clients: tuple[str, ...] = ()
+    store: Path | None = None
+    spares: int = 2
+    refill: bool = True
+    embedded: bool = False
+    drain_s: float = 1.0
+
+
+class Host:
+    """A running host. `serve()` returns when it was told to end."""
+
+    def __init__(self, settings: Settings, *, on_up: Callable[[Connection], None]) -> None:
+        self.settings = settings
+        self.reactor = Reactor()
+        runfolder.sweep()
+        self.folder = RunFolder()
+        self._janitor = janitor.start(self.folder)
+        self._on_up = on_up
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._sessions: dict[str, HostedSession] = {}
+        self._owners: dict[str, Client] = {}
+        self._count = 0
+        self._draining = ""
+        self._public, self._secret = make_pair()
+        self._client_public, self._client_secret = make_pair()
+        self._guard: KeyGuard | None = None
+        self._store = Store(settings.store or self.folder.path / "store")
+        self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
+        self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
+        self._gateway = GatewayChild(self._spawn_gateway)
+        self._directory = Directory()
+        self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
+            messages.Hello: self._hello,
+            messages.Ping: self._ping,
+            messages.Have: self._have,
+            messages.Put: self._put,
+            messages.Start: self._start,
+            messages.Link: self._link,
+            messages.Go: self._go,
+            messages.Stop: self._stop,
+            messages.Report: self._report,
+            messages.Status: self._status,
+            messages.Find: self._find,
+        }
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve until `end` was called and everything is down."""
+        self._local = self._control.listen_local(self.folder.path / "client.sock")
+        if self.settings.listen:
+            keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
+            self._guard = KeyGuard(self._context, keys)
+            self._address = self._control.listen(self.settings.listen, Curve(self._public, self._secret))
+            listen = self.settings.listen.rpartition(":")[0] + ":*"
+            clients = [key.decode() for key in keys]
+            self._gateway.start(listen, clients, on_listening=self._up)
+        else:
+            self._address = self._local
+            self._up()
+        try:
+            self.reactor.run()
+        finally:
+            self._close()
+
+    def drain(self, reason: str) -> None:
+        """Take nothing new, let what runs go on for a bounded time, then end. A second call ends at once."""
+        if self._draining or not self._sessions:
+            self.end()
+            return
+        self._draining = reason
+        self._control.broadcast(messages.Draining(reason))
+        self.reactor.call_later(self.settings.drain_s, self.end)
+
+    def end(self) -> None:
+        """End every process, then return from `serve`."""
+        self._draining = self._draining or "the host was stopped"
+        for session in self._sessions.values():
+            for number, node in session.nodes.items():
+                if node.state not in ("ended", "failed", "lost"):
+                    status = f"killed by SIGKILL: the host was stopped ({self._draining})"
+                    session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
+            session.kill()
+        self._pool.close()
+        self.reactor.stop()
+
+    def _up(self) -> None:
+        connection = Connection(
+            address=self._address,
+            identity=self.folder.identity,
+            pid=os.getpid(),
+            local=self._local,
+            server=self._public.decode(),
+            public=self._client_public.decode(),
+            secret=self._client_secret.decode(),
+        )
+        connection.write(self.folder.path)
+        self._on_up(connection)
+
+    def _close(self) -> None:
+        self._control.close()
+        self._gateway.close()
+        if self._guard is not None:
+            self._guard.close()
+        self._context.destroy(linger=300)
+        assert self._janitor.stdin is not None
+        self._janitor.stdin.close()  # it kills what is left and removes the folder
+        self._janitor.wait()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def _endpoint_folder(self) -> Path:
+        self._count += 1
+        folder = self.folder.path / f"n{self._count}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def _spawn(self) -> Endpoint:
+        folder = self._endpoint_folder()
+        work = self.folder.path / f"w{self._count}"
+        work.mkdir(mode=0o700)
+        level = self.settings.level
+
+        def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
+            argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", str(umbilical), level.word, str(folder)]
+            command = spawn_command(level, argv, node_dir=folder, work_dir=work, fds=[umbilical])
+            return command.start(stdout=output, stderr=output), level
+
+        return Endpoint(Child(self.reactor, self.folder, launch), folder, work)
+
+    def _spawn_gateway(self) -> Endpoint:
+        folder = self._endpoint_folder()
+
+        def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
+            argv = [sys.executable, "-I", "-m", "rmbus.brokers.gateway", str(umbilical)]
+            command = spawn_command(Level.TRUSTED, argv, node_dir=folder, work_dir=folder, fds=[umbilical])
+            return command.start(stdout=output, stderr=output), Level.TRUSTED
+
+        return Endpoint(Child(self.reactor, self.folder, launch), folder, folder)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _serve(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        handler = self._requests.get(type(request))
+        if handler is None:
+            raise HostError(f"a host does not take {request.tag!r} messages", host=self.settings.name)
+        handler(client, request, blob, reply)
+
+    def _hello(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Hello)
+        version = negotiate(request.versions, VERSIONS)
+        reply(
+            messages.Welcome(
+                version=version,
+                host=self.settings.name,
+                identity=self.folder.identity,
+                release=rmbus.__version__,
+                implementation=sys.implementation.name,
+                python=sys.version_info[:2],
+                pid=os.getpid(),
+                level=self.settings.level.word,
+                reasons=self.settings.reasons,
+                gateway=self._gateway.endpoint,
+                gateway_key=self._gateway.public,
+            )
+        )
+
+    def _ping(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        reply(messages.Ok())
+
+    def _have(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Have)
+        reply(messages.Ok(self._store_state(request.address)))
+
+    def _put(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Put)
+        self._store.put(request.address, request.offset, blob, request.total)
+        reply(messages.Ok(self._store_state(request.address)))
+
+    def _store_state(self, address: str) -> dict[str, object]:
+        have = self._store.have(address)
+        return {"complete": have.complete, "offset": have.offset}
+
+    def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Start)
+        if self._draining:
+            raise HostError(f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name)
+        self._check_python(request)
+        session = self._session(client, request.session)
+        if request.node in session.nodes:
+            raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
+        package = self._store.open(request.address) if request.address else None
+        endpoint, warm = self._pool.take()
+        worker = endpoint.worker
+        node = HostedNode(request, endpoint, warm=warm)
+        session.nodes[request.node] = node
+        self._attend(session, request.node, node)
+
+        def started() -> None:
+            reason = "" if warm else "no spare process was ready"
+            reply(messages.Started(worker.pid, worker.level.word, warm, reason))
+
+        worker.on_ready = started
+        descriptors = [memory_file("rmbus-state", blob), os.dup(node.descriptor), *([package] if package else [])]
+        job = messages.Job(
+            request,
+            self.settings.name,
+            worker.level.word,
+            str(node.endpoint.work),
+            state=0,
+            page=1,
+            package=2 if package else -1,
+        )
+        worker.send(job, descriptors)
+        if request.topics:
+            self._directory.publish(node.endpoint, request.topics)
+        if worker.is_ready:
+            started()
+
+    def _check_python(self, request: messages.Start) -> None:
+        ours, theirs = (sys.implementation.name, *sys.version_info[:2]), (request.implementation, *request.python)
+        if ours != theirs:
+            raise UnsupportedVersion(
+                f"the code was made by {theirs[0]} {theirs[1]}.{theirs[2]} and the host {self.settings.name} runs "
+                f"{ours[0]} {ours[1]}.{ours[2]}: run the script with that version, or the host with yours"
+            )
+
+    def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Link)
+        gateway = self._gateway.ensure() if -1 in (request.producer, request.consumer) else None
+        session = self._known(request.session)
+        session.link(request, gateway)
+        if gateway is not None:
+            self._gateway.attend(session)
+        reply(messages.Ok())
+
+    def _go(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Go)
+        self._known(request.session).go()
+        reply(messages.Ok())
+
+    def _stop(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Stop)
+        if request.drain:
+            self._known(request.session).drain()
+        else:
+            self._drop_session(request.session)
+        reply(messages.Ok())
+
+    def _report(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Report)
+        reply(messages.Ok(self._known(request.session).report()))
+
+    def _status(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        nodes = sum(len(session.nodes) for session in self._sessions.values())
+        reply(messages.Ok({"host": self.settings.name, "sessions": len(self._sessions), "nodes": nodes}))
+
+    def _find(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Find)
+        reply(messages.Ok({"topics": self._directory.matching(request.pattern)}))
+        self._directory.watch(request.pattern, client.tell)
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    def _session(self, client: Client, name: str) -> HostedSession:
+        if name not in self._sessions:
+            self._sessions[name] = HostedSession(name, client.tell)
+            self._owners[name] = client
+        return self._sessions[name]
+
+    def _known(self, name: str) -> HostedSession:
+        if name not in self._sessions:
+            raise HostError(f"the host {self.settings.name} has no session {name}", host=self.settings.name)
+        return self._sessions[name]
+
+    def _attend(self, session: HostedSession, number: int, node: HostedNode) -> None:
+        worker = node.worker
+
+        def said(message: messages.Message) -> None:
+            if isinstance(message, messages.NodeEvent):
+                worker.hear_all()  # what it printed comes before what it said last
+                node.state = message.state
+                session.tell(attrs.evolve(message, session=session.name, node=number))
+            elif isinstance(message, messages.Linked):
+                session.tell(attrs.evolve(message, session=session.name))
+
+        def exited(status: str) -> None:
+            self._directory.withdraw(node.endpoint)
+            if node.state not in ("ended", "failed") and not session.is_ending:
+                node.state = "lost"
+                session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
+
+        worker.on_message = said
+        worker.on_exit = exited
+        worker.on_lines = lambda lines, suppressed: session.tell(
+            messages.Log(session.name, number, lines, suppressed)
+        )
+
+    def _drop_session(self, name: str) -> None:
+        session = self._known(name)
+        session.kill()
+        self._gateway.forget(name)
+        for node in session.nodes.values():
+            self._directory.withdraw(node.endpoint)
+        session.close()
+        del self._sessions[name]
+        del self._owners[name]
+
+    def _client_lost(self, client: Client) -> None:
+        self._directory.unwatch(client.tell)
+        for name in [name for name, owner in self._owners.items() if owner is client]:
+            self._drop_session(name)
+
+
+def on_signals(host: Host) -> None:
+    """Drain on SIGTERM and SIGINT, at once on the second."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
+
+    def arrived() -> None:
+        for number in os.read(reader, 64):
+            host.drain(signal.Signals(number).name)
+
+    host.reactor.add(reader, arrived)

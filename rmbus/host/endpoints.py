@@ -1,0 +1,95 @@
+"""Where edges begin and end on a host: processes with a folder of sockets, and the pool of spare ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from rmbus.host.workers import Worker
+from rmbus.transport.sockets import listen_unix
+
+
+class Endpoint:
+    """A process that edges begin or end at: a node, or the gateway. Its folder is what its jail sees of the host.
+
+    Attributes:
+        worker: the process. folder: its sockets. work: what it may write to, where it is not in a jail.
+    """
+
+    def __init__(self, worker: Worker, folder: Path, work: Path) -> None:
+        self.worker = worker
+        self.folder = folder
+        self.work = work
+        self.inbox = folder / "in.sock"
+        self._listener: socket.socket | None = None
+
+    def listener(self) -> int | None:
+        """Return a descriptor of the listening socket that the host owns, the first time; then None."""
+        if self._listener is not None:
+            return None
+        self._listener = listen_unix(self.inbox)
+        return os.dup(self._listener.fileno())
+
+    def door_to(self, other: Endpoint, name: str) -> Path:
+        """Make the socket of another endpoint reachable from this one's folder, by a hard link."""
+        door = self.folder / f"{name}.sock"
+        os.link(other.inbox, door)
+        return door
+
+    def listen(self, name: str) -> tuple[Path, int]:
+        """Make one more listening socket; return its path and a descriptor to give away."""
+        path = self.folder / name
+        with listen_unix(path) as listener:
+            return path, os.dup(listener.fileno())
+
+    def remove(self) -> None:
+        """Take the sockets and the folder away."""
+        if self._listener is not None:
+            self._listener.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+class Pool:
+    """Spare processes, already confined and with their imports done; each serves one node, once."""
+
+    def __init__(self, spawn: Callable[[], Endpoint], size: int, *, refill: bool) -> None:
+        self._spawn = spawn
+        self._size = size
+        self._refill = refill
+        self._spares: list[Endpoint] = []
+        self._closed = False
+        for _ in range(size):
+            self._add()
+
+    def take(self) -> tuple[Endpoint, bool]:
+        """Return a process, and whether it was warm: ready before it was asked for."""
+        for spare in self._spares:
+            if spare.worker.is_ready:
+                break
+        else:
+            spare = self._spares[0] if self._spares else None
+        if spare is None:
+            return self._spawn(), False
+        self._spares.remove(spare)
+        if self._refill:
+            self._add()
+        return spare, spare.worker.is_ready
+
+    def close(self) -> None:
+        """End the spares."""
+        self._closed = True
+        for spare in self._spares:
+            spare.worker.kill()
+
+    def _add(self) -> None:
+        spare = self._spawn()
+        spare.worker.on_exit = lambda status: self._lost(spare)
+        self._spares.append(spare)
+
+    def _lost(self, spare: Endpoint) -> None:
+        if spare in self._spares:
+            self._spares.remove(spare)

@@ -1,0 +1,72 @@
+"""The host's gateway process, seen from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rmbus.errors import HostError
+from rmbus.host.endpoints import Endpoint
+from rmbus.host.sessions import HostedSession
+from rmbus.protocol import messages
+from rmbus.transport.security import make_pair
+
+
+class GatewayChild:
+    """Starts the gateway when it is needed and passes on what it says.
+
+    Attributes:
+        endpoint: where it listens, "" where it only dials. public: its key.
+    """
+
+    def __init__(self, spawn: Callable[[], Endpoint]) -> None:
+        public, secret = make_pair()
+        self.endpoint = ""
+        self.public = public.decode()
+        self._secret = secret.decode()
+        self._spawn = spawn
+        self._process: Endpoint | None = None
+        self._sessions: dict[str, HostedSession] = {}
+        self._on_listening: Callable[[], None] | None = None
+
+    def start(self, listen: str, clients: Sequence[str], *, on_listening: Callable[[], None] | None = None) -> Endpoint:
+        """Start the process; `on_listening` is called once it is up."""
+        self._on_listening = on_listening
+        self._process = self._spawn()
+        worker = self._process.worker
+        worker.on_message = self._said
+        worker.on_exit = self._exited
+        worker.send(messages.GatewayJob(listen, self.public, self._secret, list(clients)))
+        return self._process
+
+    def ensure(self) -> Endpoint:
+        """Return the process, started if it is not."""
+        return self._process or self.start("", [])
+
+    def attend(self, session: HostedSession) -> None:
+        """Tell a session of what befalls its edges."""
+        self._sessions[session.name] = session
+
+    def forget(self, session: str) -> None:
+        """A session has ended: its edges are carried no more."""
+        if self._sessions.pop(session, None) is not None and self._process is not None:
+            self._process.worker.send(messages.Stop(session, drain=False))
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.worker.kill()
+
+    def _said(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Listening):
+            self.endpoint = message.endpoint
+            if self._on_listening is not None:
+                self._on_listening()
+        elif isinstance(message, messages.PeerLost) and message.session in self._sessions:
+            self._sessions[message.session].tell(message)
+
+    def _exited(self, status: str) -> None:
+        self._process = None
+        for session in self._sessions.values():
+            session.tell(messages.PeerLost(session.name, f"the gateway has ended ({status})", []))
+        if self._on_listening is not None and not self.endpoint:
+            raise HostError(f"the gateway could not start: {status}")

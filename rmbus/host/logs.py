@@ -1,0 +1,52 @@
+"""What a process prints, cut into lines and rate-limited, with the number of lines held back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+LINES_PER_SECOND: Final = 200
+BURST_LINES: Final = 400
+MAX_LINE_BYTES: Final = 8192
+
+
+class LineLimiter:
+    """Turns bytes into lines; after a burst only `LINES_PER_SECOND` pass, the rest is counted."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tokens = float(BURST_LINES)
+        self._filled = clock()
+        self._rest = b""
+        self._suppressed = 0
+
+    def feed(self, data: bytes) -> tuple[list[str], int]:
+        """Take bytes.
+
+        Returns:
+            The lines that pass, and how many were held back since a line last passed (told once a line passes).
+        """
+        *whole, rest = (self._rest + data).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            whole, rest = [*whole, rest], b""
+        self._rest = rest
+        return self._pass(whole)
+
+    def finish(self) -> tuple[list[str], int]:
+        """The process has ended: return an unfinished last line, and what is still to be told."""
+        last, self._rest = self._rest, b""
+        lines, suppressed = self._pass([last] if last else [])
+        suppressed += self._suppressed
+        self._suppressed = 0
+        return lines, suppressed
+
+    def _pass(self, whole: list[bytes]) -> tuple[list[str], int]:
+        now = self._clock()
+        self._tokens = min(float(BURST_LINES), self._tokens + (now - self._filled) * LINES_PER_SECOND)
+        self._filled = now
+        count = min(len(whole), int(self._tokens))
+        self._tokens -= count
+        told = self._suppressed if count else 0
+        self._suppressed += len(whole) - count - told
+        return [line[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r") for line in whole[:count]], told

@@ -1,0 +1,80 @@
+"""The directory of topics on a host: who publishes what, and where subscribers connect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from rmbus.errors import HostError
+from rmbus.host.endpoints import Endpoint
+from rmbus.protocol import messages
+from rmbus.protocol.topics import matches
+
+Tell = Callable[[messages.Message], None]
+
+
+@attrs.frozen(eq=False)
+class Watch:
+    """Somebody who wants to know of topics that match a pattern."""
+
+    pattern: str
+    tell: Tell
+
+
+class Directory:
+    """Names of topics, each with one publisher."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, str] = {}
+        self._owners: dict[str, Endpoint] = {}
+        self._watches: list[Watch] = []
+
+    def publish(self, endpoint: Endpoint, topics: Mapping[str, str]) -> None:
+        """Let a process publish outputs, port to topic.
+
+        Raises:
+            HostError: a name is taken.
+        """
+        for topic in topics.values():
+            if topic in self._owners:
+                raise HostError(f"the topic {topic!r} is published already: choose another name, or end its publisher")
+        path, listener = endpoint.listen("pub.sock")
+        endpoint.worker.send(messages.Publish(dict(topics), listener=0, path=str(path)), [listener])
+        for topic in topics.values():
+            self._owners[topic] = endpoint
+            self._set(topic, str(path))
+
+    def door(self, topic: str, subscriber: Endpoint) -> str:
+        """Make a topic's socket reachable from the folder of another process; return the path there."""
+        path = subscriber.folder / f"topic-{len(os.listdir(subscriber.folder))}.sock"
+        os.link(self._paths[topic], path)
+        return str(path)
+
+    def withdraw(self, endpoint: Endpoint) -> None:
+        """A process has ended: its topics are gone."""
+        for topic in [topic for topic, owner in self._owners.items() if owner is endpoint]:
+            del self._owners[topic]
+            self._set(topic, "")
+
+    def matching(self, pattern: str) -> list[tuple[str, str]]:
+        """Return the topics that match, each with the path of its socket."""
+        return [(topic, path) for topic, path in sorted(self._paths.items()) if matches(pattern, topic)]
+
+    def watch(self, pattern: str, tell: Tell) -> None:
+        """Tell of every topic that matches and appears or goes from now on."""
+        self._watches.append(Watch(pattern, tell))
+
+    def unwatch(self, tell: Tell) -> None:
+        """Tell no more."""
+        self._watches = [watch for watch in self._watches if watch.tell != tell]
+
+    def _set(self, topic: str, path: str) -> None:
+        if path:
+            self._paths[topic] = path
+        else:
+            del self._paths[topic]
+        for watch in self._watches:
+            if matches(watch.pattern, topic):
+                watch.tell(messages.Topic(topic, path))

@@ -1,0 +1,227 @@
+"""Processes that a host speaks to: how one is started, spoken to, heard and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from rmbus.errors import Broken, Closed, ProtocolError
+from rmbus.host.jail import died_of
+from rmbus.host.levels import Level
+from rmbus.host.logs import LineLimiter
+from rmbus.protocol import messages
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.runfolder import RunFolder
+from rmbus.transport.umbilical import Umbilical, close_all
+
+Launch = Callable[[int, int], tuple["subprocess.Popen[bytes]", Level]]
+"""Starts a process, given the umbilical's descriptor and the one for its output; returns it and its level."""
+
+
+class Worker:
+    """A process at the other end of an umbilical; it was started by hand and has joined. See `Child` for one of ours.
+
+    Attributes:
+        level: the confinement it was started under. in_force: what it found in force.
+        pid: of the process itself, also where a jail's own process stands between; 0 until it has spoken.
+        is_ready: whether it has said that it is there.
+    """
+
+    def __init__(self, reactor: Reactor, umbilical: Umbilical, pid: int, level: Level = Level.TRUSTED) -> None:
+        self.level = level
+        self.pid = pid
+        self.is_ready = True
+        self.in_force: dict[str, str] = {}
+        self.on_message: Callable[[messages.Message], None] = _unexpected
+        self.on_lines: Callable[[list[str], int], None] = _unheard
+        self.on_exit: Callable[[str], None] = _unheard_exit
+        self.on_ready: Callable[[], None] = _nothing
+        self._reactor = reactor
+        self._umbilical = umbilical
+        self._pidfd = os.pidfd_open(pid)
+        self._is_over = False
+        self._outbox: list[tuple[messages.Message, list[int]]] = []
+        reactor.add(self._pidfd, self._exited)
+        reactor.add(umbilical.fileno(), self._spoken)
+
+    def send(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+        """Send a message, once the process is ready; the descriptors are given away."""
+        if self._is_over:
+            close_all(descriptors)
+            return
+        self._outbox.append((message, list(descriptors)))
+        if self.is_ready:
+            self._flush()
+
+    def kill(self) -> None:
+        """End the process, now. `on_exit` is called when it has ended."""
+        if not self._is_over:
+            _kill(self.pid)
+
+    def hear_all(self) -> None:
+        """Take in what the process has printed so far; one that was started by hand prints where it was started."""
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        for message, descriptors in outbox:
+            try:
+                self._umbilical.send(message, descriptors)
+            except Broken:
+                self.kill()  # it does not read, or is gone; its exit tells
+            finally:
+                close_all(descriptors)
+
+    def _spoken(self) -> None:
+        try:
+            _, message, descriptors = self._umbilical.receive()
+        except (Closed, ProtocolError, Broken) as error:
+            self._reactor.remove(self._umbilical.fileno())
+            self._cut(error)
+            return
+        close_all(descriptors)  # descriptors travel from the host to a node, never back
+        self._take(message)
+
+    def _take(self, message: messages.Message) -> None:
+        self.on_message(message)
+
+    def _cut(self, error: Exception) -> None:
+        if isinstance(error, Closed):
+            self._exited()  # it has left the bus; its process may go on
+        else:
+            self.on_lines([f"rmbus: the node broke the protocol and is ended: {error}"], 0)
+            self.kill()
+
+    def _exited(self) -> None:
+        self._end("left")
+
+    def _end(self, status: str) -> None:
+        while not self._is_over and self._has_words():
+            self._spoken()
+        if self._is_over:
+            return
+        self._is_over = True
+        self.hear_all()
+        for source in (self._pidfd, self._umbilical.fileno()):
+            self._reactor.remove(source)
+        os.close(self._pidfd)
+        self._umbilical.close()
+        for _, descriptors in self._outbox:
+            close_all(descriptors)
+        self._outbox = []
+        self.on_exit(status)
+
+    def _has_words(self) -> bool:
+        """Whether the process has said something before it ended that is still unread."""
+        return self._reactor.watches(self._umbilical.fileno()) and bool(select.select([self._umbilical], [], [], 0)[0])
+
+
+class Child(Worker):
+    """A child process with its umbilical, its output and its end."""
+
+    def __init__(self, reactor: Reactor, folder: RunFolder, launch: Launch) -> None:
+        umbilical, theirs = Umbilical.pair()
+        self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._pipe, False)
+        try:
+            self._process, level = launch(theirs.fileno(), write_end)
+        finally:
+            theirs.close()
+            os.close(write_end)
+        folder.note_process(self._process.pid)
+        super().__init__(reactor, umbilical, self._process.pid, level)
+        self.is_ready = False
+        self._folder = folder
+        self._limiter = LineLimiter()
+        reactor.add(self._pipe, self._heard)
+
+    def kill(self) -> None:
+        """End the process, now, and the jail around it. `on_exit` is called when it has ended."""
+        if not self._is_over:
+            for pid in {self.pid, self._process.pid}:
+                _kill(pid)
+
+    def hear_all(self) -> None:
+        """Take in what the process has printed so far."""
+        while self._read_output():
+            continue
+
+    def _take(self, message: messages.Message) -> None:
+        if not isinstance(message, messages.Spare):
+            self.on_message(message)
+            return
+        self.pid = self._umbilical.peer_pid
+        self._folder.note_process(self.pid)
+        self.in_force = message.confinement
+        self.is_ready = True
+        self._flush()
+        self.on_ready()
+
+    def _cut(self, error: Exception) -> None:
+        if not isinstance(error, Closed):  # else its exit tells
+            super()._cut(error)
+
+    def _heard(self) -> None:
+        if not self._read_output():
+            self._reactor.remove(self._pipe)
+
+    def _read_output(self) -> bool:
+        try:
+            data = os.read(self._pipe, 65_536)
+        except BlockingIOError:
+            return False
+        self._hand_on(*self._limiter.feed(data))
+        return bool(data)
+
+    def _hand_on(self, lines: list[str], suppressed: int) -> None:
+        if lines or suppressed:
+            self.on_lines(lines, suppressed)
+
+    def _exited(self) -> None:
+        number = died_of(self.level, status := self._process.wait())
+        self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
+
+    def _end(self, status: str) -> None:
+        told = self.on_exit
+
+        def last_words(status: str) -> None:
+            self._hand_on(*self._limiter.finish())
+            self._reactor.remove(self._pipe)
+            os.close(self._pipe)
+            told(status)
+
+        self.on_exit = last_words
+        super()._end(status)
+
+
+def joined(reactor: Reactor, end: socket.socket) -> Worker:
+    """Return the worker for a process that was started by hand and has connected."""
+    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return Worker(reactor, Umbilical(end), int.from_bytes(credentials[:4], sys.byteorder))
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _unexpected(message: messages.Message) -> None:
+    raise Broken(f"an idle process sent {message.tag!r}")
+
+
+def _unheard(lines: list[str], suppressed: int) -> None:
+    for line in lines:
+        print(f"rmbus host: a process says: {line}", file=sys.stderr)
+
+
+def _unheard_exit(status: str) -> None:
+    return
+
+
+def _nothing() -> None:
+    return

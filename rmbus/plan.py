@@ -1,0 +1,115 @@
+"""What runs where, before anything runs: nodes with their places, edges with their ends. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from rmbus.delivery import Delivery
+from rmbus.errors import PipelineError
+from rmbus.node import Node, options_of
+from rmbus.pipeline import Pipeline
+
+LOCAL = "local"
+"""The place of the script's own processes."""
+
+
+@attrs.frozen
+class PlannedNode:
+    """A node, its number in the session, its name, and the address of its host."""
+
+    number: int
+    node: Node
+    name: str
+    place: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@attrs.frozen
+class PlannedEdge:
+    """An edge by the numbers of its nodes."""
+
+    number: int
+    producer: PlannedNode
+    out: str
+    consumer: PlannedNode
+    into: str
+    delivery: Delivery
+    token: bytes = attrs.field(factory=lambda: secrets.token_bytes(16), repr=False)
+
+    @property
+    def name(self) -> str:
+        """The edge, for people."""
+        return f"{self.producer.name}.{self.out} -> {self.consumer.name}.{self.into}"
+
+
+@attrs.frozen
+class Plan:
+    """A pipeline with everything placed."""
+
+    nodes: tuple[PlannedNode, ...]
+    edges: tuple[PlannedEdge, ...]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The addresses of the hosts that take part, each once."""
+        return tuple(dict.fromkeys(node.place for node in self.nodes))
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Numbers of the nodes that nothing is joined behind."""
+        return frozenset(node.number for node in self.nodes) - {edge.producer.number for edge in self.edges}
+
+
+def make_plan(pipeline: Pipeline, on: str | Sequence[str], *, here: Sequence[Node] = ()) -> Plan:
+    """Place every node: by its own `on`, else by the run's; several addresses take turns.
+
+    Args:
+        pipeline: a valid pipeline.
+        on: "local", an address, or several addresses.
+        here: nodes that belong to the script's own machine, whatever `on` says.
+
+    Raises:
+        PipelineError: a place is none.
+    """
+    addresses = [on] if isinstance(on, str) else list(on)
+    if not addresses:
+        raise PipelineError("on=[] names no place: give 'local', an address, or several addresses")
+    names = pipeline.names()
+    planned: dict[Node, PlannedNode] = {}
+    for number, node in enumerate(pipeline.nodes):
+        place = LOCAL if node in here else options_of(node).on or addresses[number % len(addresses)]
+        inputs = tuple(dict.fromkeys(edge.target_port for edge in pipeline.edges if edge.target is node))
+        outputs = tuple(dict.fromkeys(edge.source_port for edge in pipeline.edges if edge.source is node))
+        planned[node] = PlannedNode(number, node, names[node], _checked(place), inputs, outputs)
+    edges = tuple(
+        PlannedEdge(
+            number, planned[edge.source], edge.source_port, planned[edge.target], edge.target_port, edge.resolved_delivery()
+        )
+        for number, edge in enumerate(pipeline.edges)
+    )
+    return Plan(tuple(planned.values()), edges)
+
+
+def _checked(place: str) -> str:
+    if place == LOCAL or place.startswith(("tcp://", "ipc://")):
+        return place
+    if place == "inline":
+        raise PipelineError("on='inline' is for a whole pipeline, not for one node of it")
+    raise PipelineError(f"{place!r} is no place: give 'local', or a host's address such as tcp://127.0.0.1:7700")
+
+
+def dialer(producer: str, consumer: str, listens: Mapping[str, bool]) -> str:
+    """Return which of two places connects to the other: the one that nobody can connect to, else the producer's.
+
+    Raises:
+        PipelineError: neither listens.
+    """
+    if listens[consumer]:
+        return producer
+    if listens[producer]:
+        return consumer
+    raise PipelineError(f"neither {producer} nor {consumer} listens for the other: start one with `rmbus host --listen`")

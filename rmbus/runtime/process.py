@@ -1,0 +1,207 @@
+"""A node's process: it confines itself, says that it is ready, becomes a node, runs it, and ends.
+
+Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmbus.errors import Closed, RmbusError
+from rmbus.protocol import messages
+from rmbus.runtime import confine
+from rmbus.transport.umbilical import Umbilical, close_all, read_all
+
+if TYPE_CHECKING:
+    from rmbus.node import Node
+    from rmbus.runtime.invoke import Invoker
+    from rmbus.runtime.loop import NodeLoop
+
+
+class Process:
+    """The node in this process, between the umbilical and its loop."""
+
+    def __init__(self, umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> None:
+        from rmbus.transport.counters import Page
+
+        self._umbilical = umbilical
+        self._job = job
+        self._descriptors = descriptors
+        self._page = Page(descriptors[job.page])
+        self._loop: NodeLoop | None = None
+
+    def run(self) -> int:
+        """Load the node, run it, and say how it ended; return the exit status."""
+        from rmbus.runtime.invoke import Invoker
+        from rmbus.runtime.loop import NodeLoop, UpstreamFailed
+
+        start = self._job.start
+        loop: NodeLoop | None = None
+        try:
+            node = self._load()
+            invoker = Invoker(node)
+            loop = NodeLoop(invoker, start.outputs, self._page, is_source=invoker.is_source)
+            listener = threading.Thread(target=self._listen, args=(loop,), name="rmbus-umbilical", daemon=True)
+            listener.start()
+            try:
+                invoker.initialize()
+                self._say(messages.NodeEvent(start.session, start.node, "ready"))
+                loop.run()
+            except BaseException:
+                _clean_after_failure(invoker)
+                raise
+            invoker.cleanup()
+            invoker.close()
+        except UpstreamFailed as error:
+            self._say(messages.NodeEvent(start.session, start.node, "failed", "UpstreamFailed", str(error)))
+            return 1
+        except BaseException as error:  # the supervisor around user code: whatever it was, the caller is told
+            self._failed(error, loop)
+            return 1
+        loop.close()
+        sys.stdout.flush()
+        self._say(messages.NodeEvent(start.session, start.node, "ended"))
+        return 0
+
+    def _load(self) -> Node:
+        from rmbus.runtime.load import load_node
+
+        job = self._job
+        package = self._descriptors[job.package] if job.package >= 0 else None
+        return load_node(job, package, read_all(self._descriptors[job.state]))
+
+    def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
+        start = self._job.start
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        message = str(error)
+        if loop is not None:
+            loop.fail(name, message)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        event = messages.NodeEvent(
+            start.session,
+            start.node,
+            "failed",
+            name,
+            message[:20_000],
+            describe(error)[-60_000:],
+            None if loop is None else loop.frame,
+        )
+        self._say(event)
+        if loop is not None:
+            loop.close()
+
+    def _say(self, message: messages.Message) -> None:
+        self._umbilical.send(message)
+
+    def _listen(self, loop: NodeLoop) -> None:
+        """Serve the umbilical; the host's end is this process's end."""
+        while True:
+            try:
+                _, message, descriptors = self._umbilical.receive()
+            except (Closed, RmbusError):
+                os._exit(1)
+            loop.reactor.call_soon(_order(self._obey, loop, message, descriptors))
+
+    def _obey(self, loop: NodeLoop, message: messages.Message, descriptors: list[int]) -> None:
+        obey(loop, message, descriptors, self._say, self._job.start.session)
+
+
+def _clean_after_failure(invoker: Invoker) -> None:
+    """Let the node clean up; a failure of that is printed, and the first failure stays the one that is told."""
+    try:
+        invoker.cleanup()
+        invoker.close()
+    except Exception:  # the supervisor around user code
+        traceback.print_exc()
+
+
+def _order(
+    call: Callable[[NodeLoop, messages.Message, list[int]], None],
+    loop: NodeLoop,
+    message: messages.Message,
+    descriptors: list[int],
+) -> Callable[[], None]:
+    return lambda: call(loop, message, descriptors)
+
+
+def obey(
+    loop: NodeLoop,
+    message: messages.Message,
+    descriptors: list[int],
+    say: Callable[[messages.Message], None],
+    session: str,
+) -> None:
+    """Carry out an order of the host in the node's loop."""
+    from rmbus.transport.counters import Page
+
+    if isinstance(message, messages.Input):
+        listener = descriptors[message.listener] if message.listener >= 0 else None
+        loop.add_input(message, Page(descriptors[message.page]), listener)
+        close_all([descriptors[message.page]])
+    elif isinstance(message, messages.Output):
+        edge = message.edge
+        loop.add_output(message, Page(descriptors[message.page]), lambda: say(messages.Linked(session, edge)))
+        close_all(descriptors)
+    elif isinstance(message, messages.Publish):
+        loop.publish(message, descriptors[message.listener])
+    elif isinstance(message, messages.Subscribe):
+        loop.subscribe(message, Page(descriptors[message.page]), lambda: say(messages.Linked(session, -1)))
+        close_all(descriptors)
+    elif isinstance(message, messages.Go):
+        loop.go()
+    elif isinstance(message, messages.Stop):
+        loop.stop()
+    else:
+        close_all(descriptors)
+        raise RmbusError(f"a node does not take {message.tag!r} messages")
+
+
+def describe(error: BaseException) -> str:
+    """Return the traceback as text, without the frames of this runtime that stand before the user's."""
+    told = traceback.TracebackException.from_exception(error)
+    ours = str(Path(__file__).parent)
+    while len(told.stack) > 1 and told.stack[0].filename.startswith(ours):
+        del told.stack[0]
+    return "".join(told.format())
+
+
+def main() -> None:
+    """Become a spare process, then a node."""
+    umbilical = Umbilical(socket.socket(fileno=int(sys.argv[1])))
+    level, folder = sys.argv[2], sys.argv[3]
+    if level != "jail":
+        confine.die_with_parent(os.getppid())
+    work = os.environ.get("TMPDIR", folder)
+    in_force = confine.apply(level, readable=[folder], writable=[work])
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
+    import av  # noqa: F401  # so that a spare has it ready
+    import uvloop  # noqa: F401  # likewise
+
+    import rmbus.runtime.invoke
+    import rmbus.runtime.load
+    import rmbus.runtime.loop  # noqa: F401  # likewise
+
+    umbilical.send(messages.Spare(in_force))
+    try:
+        _, job, descriptors = umbilical.receive()
+    except Closed:
+        return
+    if not isinstance(job, messages.Job):
+        raise RmbusError(f"a spare process does not take {job.tag!r} messages")
+    status = Process(umbilical, job, descriptors).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads that the user's code has left do not keep the process
+
+
+if __name__ == "__main__":
+    main()

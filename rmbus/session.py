@@ -1,0 +1,496 @@
+"""A running pipeline: started on its hosts, watched, and ended on every path."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+import zmq
+
+from rmbus.client import HostClient, expect, find_connection
+from rmbus.embedded import EmbeddedHost
+from rmbus.errors import Closed, HostError, NodeError, PipelineError, RmbusError, Stalled, node_error
+from rmbus.node import Node, node_name
+from rmbus.pipeline import Pipeline
+from rmbus.plan import LOCAL, Plan, PlannedEdge, PlannedNode, dialer, make_plan
+from rmbus.protocol import messages
+from rmbus.report import EdgeReport, NodeReport, Report, latencies
+from rmbus.shipping import package, pickling
+from rmbus.shipping.package import Package
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.sockets import Socket
+
+START_TIMEOUT_S = 60.0
+STALL_S = 3.0
+"""Nothing has moved for so long, and every node waits: the pipeline cannot go on."""
+
+OnLog = Callable[[str, str, Sequence[str], int], None]
+"""Takes what a node printed: its name, its host, the lines, and how many more were held back."""
+
+
+def print_log(node: str, host: str, lines: Sequence[str], suppressed: int) -> None:
+    """Print what a node printed to standard error, prefixed with `node@host`."""
+    for line in lines:
+        print(f"{node}@{host} | {line}", file=sys.stderr)
+    if suppressed:
+        print(f"{node}@{host} | … {suppressed} lines suppressed (more than a few hundred a second)", file=sys.stderr)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """What is known of a node while it runs."""
+
+    plan: PlannedNode
+    state: pickling.State
+    package: Package | None = None
+    code_bytes: int = 0
+    started: messages.Started | None = None
+    status: str = "starting"
+    tail: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
+
+
+class Session:
+    """A running pipeline. Leaving it as a context manager drains it; leaving on an error kills it.
+
+    Attributes:
+        id: unique.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, on_log: OnLog = print_log, here: Sequence[Node] = ()
+    ) -> None:
+        """Start a pipeline; everything is linked when this returns.
+
+        Raises:
+            PipelineError, PackagingError: before anything runs. HostError, ConnectFailed: a host cannot be had.
+            NodeError: a node failed to start.
+        """
+        pipeline.validate()
+        self.id = secrets.token_hex(8)
+        self._plan = make_plan(pipeline, on, here=here)
+        self._on_log = on_log
+        self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
+        self._changed = threading.Condition()
+        self._linked: set[int] = set()
+        self._failure: BaseException | None = None
+        self._secondary: NodeError | None = None
+        self._final: Report | None = None
+        self._drained = False
+        self._moved = (0, time.monotonic())
+        self._reactor = Reactor()
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._clients: dict[str, HostClient] = {}
+        self._embedded: EmbeddedHost | None = None
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._reactor.run, name="rmbus-session", daemon=True)
+        self._thread.start()
+        try:
+            self._launch()
+        except BaseException:
+            self._finish()
+            raise
+
+    # --- the public face ---------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Return the account as it stands; after the end, the final one."""
+        return self._final or self._collect()
+
+    def wait(self, timeout_s: float | None = None) -> Report:
+        """Wait until every node has ended.
+
+        Returns:
+            The final report.
+
+        Raises:
+            NodeError: a node failed; also of the original type where that is known here. HostError: a host was lost.
+            Stalled: the pipeline cannot go on. TimeoutError: it has not ended in time, and goes on.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            while not self._is_over():
+                left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(f"the pipeline has not ended within {timeout_s:g} s; it goes on")
+                self._pause(left)
+                self._look_for_stall()
+        except TimeoutError:
+            raise
+        except BaseException as error:
+            self._finish(error)
+            raise
+        self._finish()
+        return self.report()
+
+    def stop(self, timeout_s: float = 30.0) -> Report:
+        """Let the sources end, finish what is queued, and wait for the end."""
+        if self._final is None:
+            self._drained = True
+            for client in self._clients.values():
+                client.ask(messages.Stop(self.id, drain=True), messages.Ok)
+        return self._final or self.wait(timeout_s)
+
+    def kill(self) -> Report:
+        """End every process now; what is under way is counted as stopped."""
+        self._finish(Closed("the run was killed"))
+        return self.report()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._final is not None:
+            return
+        if error is None:
+            self.stop()
+        else:
+            self._finish(error)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, plan: PlannedNode) -> _Run:
+        """Pickle a node's state, and package its code where it travels: what is wrong shows before anything runs."""
+        state = pickling.dump(plan.node)
+        for heavy in state.heavy:
+            print(f"rmbus: {plan.name}: {heavy}", file=sys.stderr)
+        if plan.place == LOCAL:
+            return _Run(plan, state)
+        return _Run(plan, state, package.build(plan.node, known=state.trace))
+
+    def _launch(self) -> None:
+        for place in self._plan.places:
+            self._clients[place] = self._connect(place)
+        self._ship()
+        self._start_nodes()
+        for edge in self._plan.edges:
+            self._link(edge)
+        wanted = {edge.number for edge in self._plan.edges}
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (self._linked >= wanted and all(run.status != "starting" for run in self._runs.values())):
+            if time.monotonic() > deadline:
+                raise HostError(f"not everything was up within {START_TIMEOUT_S:g} s: {self._missing(wanted)}")
+            self._pause(0.5)
+        self._began = time.monotonic()
+        for client in self._clients.values():
+            client.ask(messages.Go(self.id), messages.Ok)
+
+    def _connect(self, place: str) -> HostClient:
+        if place == LOCAL:
+            own = sum(run.plan.place == LOCAL for run in self._runs.values())
+            self._embedded = EmbeddedHost(spares=own)
+            connection = self._embedded.connection
+        else:
+            connection = find_connection(place)
+        client = HostClient(self._reactor, self._context, connection)
+        client.on_event = lambda message: self._event(client, message)
+        client.on_lost = lambda reason: self._lost(client, place, reason)
+        client.greet(10.0)
+        return client
+
+    def _ship(self) -> None:
+        sent: dict[tuple[str, str], bool] = {}
+        for run in self._runs.values():
+            if run.package is None:
+                continue
+            key = (run.plan.place, run.package.address)
+            if key not in sent:
+                sent[key] = True
+                run.code_bytes = self._clients[run.plan.place].upload(run.package.address, run.package.data)
+
+    def _start_nodes(self) -> None:
+        waiting: list[tuple[_Run, Future[messages.Message]]] = []
+        for run in self._runs.values():
+            plan = run.plan
+            start = messages.Start(
+                session=self.id,
+                node=plan.number,
+                name=plan.name,
+                entry=f"{type(plan.node).__module__}:{type(plan.node).__qualname__}",
+                address=run.package.address if run.package else "",
+                implementation=sys.implementation.name,
+                python=sys.version_info[:2],
+                sys_path=sys.path if run.package is None else [],
+                folder=os.getcwd() if run.package is None else "",
+                inputs=list(plan.inputs),
+                outputs=list(plan.outputs),
+            )
+            waiting.append((run, self._clients[plan.place].request(start, run.state.data)))
+        for run, future in waiting:
+            run.started = expect(self._result(future), messages.Started)
+
+    def _result(self, future: Future[messages.Message]) -> messages.Message:
+        """Wait for a reply, or for the failure that makes waiting vain."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                return future.result(0.2)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._pause(0)
+                if time.monotonic() > deadline:
+                    raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s") from None
+
+    def _link(self, edge: PlannedEdge) -> None:
+        producer, consumer = edge.producer, edge.consumer
+        link = messages.Link(
+            self.id,
+            edge.number,
+            edge.token,
+            producer.number,
+            edge.out,
+            consumer.number,
+            edge.into,
+            edge.delivery.kind,
+            edge.delivery.n,
+        )
+        if producer.place == consumer.place:
+            self._clients[producer.place].ask(link, messages.Ok)
+            return
+        ends = {producer.place: attrs.evolve(link, consumer=-1), consumer.place: attrs.evolve(link, producer=-1)}
+        listens = {place: bool(self._clients[place].welcome.gateway) for place in ends}
+        caller = dialer(producer.place, consumer.place, listens)
+        (called,) = set(ends) - {caller}
+        other = self._clients[called]
+        self._clients[called].ask(ends[called], messages.Ok)
+        call = attrs.evolve(
+            ends[caller],
+            dial=True,
+            peer=other.welcome.gateway,
+            peer_key=other.welcome.gateway_key,
+            public=other.connection.public,
+            secret=other.connection.secret,
+        )
+        self._clients[caller].ask(call, messages.Ok)
+
+    def _missing(self, wanted: set[int]) -> str:
+        nodes = [f"node {run.plan.name}" for run in self._runs.values() if run.status == "starting"]
+        edges = [f"edge {edge.name}" for edge in self._plan.edges if edge.number in wanted - self._linked]
+        return ", ".join(nodes + edges)
+
+    # --- events, in the reactor's thread -----------------------------------------------------------------------------
+
+    def _event(self, client: HostClient, message: messages.Message) -> None:
+        if isinstance(message, messages.Log):
+            run = self._runs[message.node]
+            run.tail.extend(message.lines)
+            self._on_log(run.plan.name, client.name, message.lines, message.suppressed)
+            return
+        with self._changed:
+            if isinstance(message, messages.Linked):
+                self._linked.add(message.edge)
+            elif isinstance(message, messages.NodeEvent):
+                self._node_event(client, self._runs[message.node], message)
+            elif isinstance(message, messages.PeerLost):
+                self._fail(HostError(f"the connection between machines was lost: {message.peer}", host=client.name))
+            self._changed.notify_all()
+
+    def _node_event(self, client: HostClient, run: _Run, message: messages.NodeEvent) -> None:
+        run.status = message.state
+        if message.state in ("ready", "ended"):
+            return
+        error = node_error(
+            message.message or f"the node's process has ended: {message.status}",
+            node=run.plan.name,
+            host=client.name,
+            type_name=message.type_name,
+            frame=message.frame,
+            traceback_text=message.traceback,
+            output=list(run.tail),
+        )
+        if message.type_name == "UpstreamFailed":
+            self._secondary = self._secondary or error
+        else:
+            self._fail(error)
+
+    def _lost(self, client: HostClient, place: str, reason: str) -> None:
+        names = ", ".join(run.plan.name for run in self._runs.values() if run.plan.place == place)
+        with self._changed:
+            self._fail(HostError(f"host {place}, which runs {names}: {reason}", host=place))
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        return all(run.status == "ended" for run in self._runs.values())
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for a change, and raise what has failed."""
+        with self._changed:
+            if self._failure is None and seconds and not self._is_over():
+                self._changed.wait(seconds)
+            if self._failure is not None:
+                raise self._failure
+
+    def _look_for_stall(self) -> None:
+        now = time.monotonic()
+        if now - self._moved[1] < 1.0 or self._is_over():
+            return
+        accounts = self._accounts()
+        if accounts is None:
+            return
+        edges, nodes = accounts
+        moved = sum(e["published"] + e["delivered"] for side in edges.values() for e in side)
+        if moved != self._moved[0] or not _all_wait(nodes):
+            self._moved = (moved, now)
+        elif now - self._moved[1] > STALL_S:
+            raise Stalled(self._waiting_edges(edges), now - self._moved[1])
+
+    def _waiting_edges(self, edges: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[str]:
+        told: list[str] = []
+        for edge in self._plan.edges:
+            sides = edges.get(edge.number, ())
+            published, delivered = (max((s[key] for s in sides), default=0) for key in ("published", "delivered"))
+            full = any(side["blocked_since"] for side in sides)
+            why = f"full, {edge.producer.name} waits for room" if full else f"{edge.consumer.name} waits for a frame"
+            told.append(f"{edge.name}: {why} ({published} published, {delivered} delivered)")
+        return told
+
+    # --- accounts ----------------------------------------------------------------------------------------------------
+
+    def _accounts(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, dict[str, Any]]] | None:
+        edges: dict[int, list[dict[str, Any]]] = {}
+        nodes: dict[int, dict[str, Any]] = {}
+        for client in self._clients.values():
+            try:
+                value = client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value
+            except (RmbusError, TimeoutError):
+                continue  # that host is lost, and what it knew with it
+            for account in value["edges"]:
+                edges.setdefault(account["edge"], []).append(account)
+            nodes.update({account["node"]: account for account in value["nodes"]})
+        return edges, nodes
+
+    def _collect(self, error: BaseException | None = None) -> Report:
+        edges, nodes = self._accounts() or ({}, {})
+        histograms: list[Mapping[int, int]] = []
+        edge_reports: list[EdgeReport] = []
+        for edge in self._plan.edges:
+            sides = edges.get(edge.number, [])
+            if edge.consumer.number in self._plan.ends:
+                histograms += [side["latency"] for side in sides]
+            edge_reports.append(_edge_report(edge, sides, closed=error is not None or self._is_over()))
+        p50, p99 = latencies(histograms)
+        reports = tuple(self._node_report(run, nodes.get(run.plan.number, {})) for run in self._runs.values())
+        frames = sum(report.frames_in for run, report in zip(self._runs.values(), reports, strict=True) if run.plan.number in self._plan.ends)
+        return Report(
+            nodes=reports,
+            edges=tuple(edge_reports),
+            seconds=time.monotonic() - self._began,
+            frames=frames,
+            latency_p50_s=p50,
+            latency_p99_s=p99,
+            error="" if error is None else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        )
+
+    def _node_report(self, run: _Run, account: Mapping[str, Any]) -> NodeReport:
+        started = run.started
+        client = self._clients.get(run.plan.place)
+        return NodeReport(
+            name=run.plan.name,
+            host=run.plan.place if client is None else client.name,
+            pid=int(account.get("pid", 0)) or (started.pid if started else 0),
+            level=started.level if started else "",
+            warm=started.warm if started else False,
+            reason=started.reason if started else "",
+            state=run.status,
+            frames_in=int(account.get("frames_in", 0)),
+            frames_out=int(account.get("frames_out", 0)),
+            package=run.package.address if run.package else "",
+            code_bytes=run.code_bytes,
+            in_force=account.get("in_force", {}),
+        )
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, error: BaseException | None = None) -> None:
+        """Take the last account, end everything, and close; safe to call twice."""
+        if self._final is not None:
+            return
+        self._final = self._collect(error) if self._clients else Report((), (), 0.0, 0)
+        for client in self._clients.values():
+            try:
+                client.ask(messages.Stop(self.id, drain=False), messages.Ok, timeout_s=2.0)
+            except (RmbusError, TimeoutError):
+                continue  # that host is lost, or has never known the session
+        closed = threading.Event()
+        self._reactor.call_soon(lambda: self._close_clients(closed))
+        closed.wait(2.0)
+        self._thread.join(2.0)
+        if self._embedded is not None:
+            self._embedded.close()
+        self._context.destroy(linger=0)
+
+    def _close_clients(self, closed: threading.Event) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._reactor.stop()
+        closed.set()
+
+
+def _all_wait(nodes: Mapping[int, Mapping[str, Any]]) -> bool:
+    doing = [node["doing"] for node in nodes.values() if node["doing"] != "ended"]
+    return "blocked" in doing and all(each in ("blocked", "waiting") for each in doing)
+
+
+def _edge_report(edge: PlannedEdge, sides: Sequence[Mapping[str, Any]], *, closed: bool) -> EdgeReport:
+    published = max((side["published"] for side in sides), default=0)
+    delivered = max((side["delivered"] for side in sides), default=0)
+    dropped: dict[str, int] = {}
+    for side in sides:
+        for reason, count in side["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    under_way = published - delivered - sum(dropped.values())
+    if closed and under_way > 0:
+        dropped["stopped"] = dropped.get("stopped", 0) + under_way
+    p50, p99 = latencies(side["latency"] for side in sides)
+    same = edge.producer.place == edge.consumer.place
+    return EdgeReport(
+        name=edge.name,
+        delivery=str(edge.delivery),
+        lane="ipc, inline" if same else "ipc + tcp, inline: two hosts",
+        published=published,
+        delivered=delivered,
+        dropped=dropped,
+        bytes=max((side["bytes"] for side in sides), default=0),
+        latency_p50_s=p50,
+        latency_p99_s=p99,
+    )
+
+
+def start(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL) -> Session:
+    """Start a pipeline in processes of its own."""
+    return Session(pipeline, on=on)
+
+
+def run(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, duration_s: float | None = None) -> Report:
+    """Run a pipeline to its end, or for a while."""
+    session = start(pipeline, on=on)
+    try:
+        if duration_s is None:
+            return session.wait()
+        try:
+            return session.wait(duration_s)
+        except TimeoutError:
+            return session.stop()
+    except BaseException as error:
+        session.__exit__(type(error), error, error.__traceback__)
+        raise
+
+
+__all__ = ["OnLog", "PipelineError", "Session", "node_name", "print_log", "run", "start"]
