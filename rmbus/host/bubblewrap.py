@@ -50,7 +50,8 @@ def jail_arguments(*, node_dir: str, grants: Grants, tmp_bytes: int, seccomp_fd:
         *("--size", str(tmp_bytes), "--tmpfs", PRIVATE),
         *("--ro-bind", node_dir, node_dir),
         *_granted(grants),
-        *("--remount-ro", "/dev", "--remount-ro", "/"),
+        # /proc too: where the host is root, the kernel's settings in it belong to the jailed process's user
+        *("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--chdir", PRIVATE, "--seccomp", seccomp_fd),
     ]
 
@@ -60,6 +61,8 @@ def _namespaces(*, network: bool) -> Iterator[str]:
     yield "--unshare-cgroup-try"
     if not network:
         yield "--unshare-net"
+    # the user of the host, under another number: no program in a jail takes itself for root
+    yield from ("--uid", str(visible.JAIL_UID), "--gid", str(visible.JAIL_UID))
     yield from ("--cap-drop", "ALL", "--hostname", "jail", "--die-with-parent", "--new-session")
 
 

@@ -6,6 +6,7 @@ calls it and what comes of it. A step that fails raises; a process that could no
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from rmbus.runtime import kernel, landlock, seccomp, visible
 # the kernel writes no dump at all only at 1: at 0 it still feeds a dump to a program (core_pattern with a pipe)
 _NO_CORE: Final = 1
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_COUNTS_BY_NAMESPACE: Final = (5, 14)  # since then processes are counted for each user namespace apart
 _MACHINE_FACTS: Final = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")
 
 
@@ -121,8 +123,8 @@ def _confined(readable: Sequence[str], writable: Sequence[str], limits: Limits, 
 def _jail(readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool) -> dict[str, str]:
     if not os.statvfs("/").f_flag & os.ST_RDONLY:
         raise ConfinementError("this process was started as `jail`, but its root file system is writable")
-    outside = _uid_outside()
-    said = _limits(limits, count_processes=outside != 0)
+    by_root = os.stat("/usr").st_uid == os.getuid()  # the host's root is the only user whose files can show as ours
+    said = _limits(limits, count_processes=not by_root and _kernel() >= _COUNTS_BY_NAMESPACE)
     return {
         **said,
         **_verified(),
@@ -130,7 +132,9 @@ def _jail(readable: Sequence[str], writable: Sequence[str], limits: Limits, netw
         "network": "granted" if network else "none: own empty namespace",
         "signals": "own pid namespace",
         "unix sockets": "only those in its bound folder",
-        "user": f"uid {os.getuid()} in its own user namespace, uid {outside} outside",
+        "user": "own user namespace; outside the host's root, without its capabilities"
+        if by_root
+        else "own user namespace; outside the host's user",
     }
 
 
@@ -140,7 +144,7 @@ def _limits(limits: Limits, *, count_processes: bool) -> dict[str, str]:
         "core": "no dumps",
         "open files": str(_limit(resource.RLIMIT_NOFILE, limits.open_files)),
         "file size": f"{_limit(resource.RLIMIT_FSIZE, limits.file_bytes)} bytes",
-        "processes": "not limited: counted for the whole user, and never for root",
+        "processes": "not limited: it would count all of the user's, and never binds root",
         "memory": "not limited",
     }
     if count_processes:
@@ -174,9 +178,9 @@ def _verified() -> dict[str, str]:
     return {"no_new_privs": "yes", "seccomp": "allow-list", "capabilities": "none"}
 
 
-def _uid_outside() -> int:
-    with open("/proc/self/uid_map", "rb") as table:
-        return int(table.readline().split()[1])
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(itertools.takewhile(str.isdigit, minor)) or 0)
 
 
 _LEVELS: Final = {"trusted": _trusted, "confined": _confined, "jail": _jail}

@@ -49,6 +49,7 @@ _TERMINAL_INPUT: Final = (0x5412, 0x541C, 0x5423)
 # not seccomp, not ptracer, not capabilities, not speculation
 _PRCTL: Final = (1, 2, 3, 4, 15, 16, 21, 23, 27, 29, 30, 36, 37, 38, 39, 40, 41, 42, 0x53564D41)
 _F_SETOWN: Final = (8, 15)
+_SCHED_OTHER: Final = 0
 
 
 @frozen
@@ -114,7 +115,8 @@ def confined_policy(*, network: bool = False, only_signals_to: int | None = None
     itself = Rule(0, "among", (0,))
     looked_at = {
         **jail.looked_at,
-        **dict.fromkeys(("sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"), itself),
+        **dict.fromkeys(("sched_setaffinity", "sched_setparam", "sched_setattr"), itself),
+        "sched_setscheduler": Rule(1, "among", (_SCHED_OTHER,)),  # ZeroMQ asks this for each thread, by its number
     }
     refused = jail.refused | syscalls.ATTRIBUTES.keys() | {"setpriority", "ioprio_set"}
     if only_signals_to is not None:

@@ -9,6 +9,8 @@ from typing import Final
 
 import rmbus
 
+# what the host's user is called in a jail; all other users' files show as the kernel's overflow uid there
+JAIL_UID: Final = 1000
 # folders of the system; where one is a link (merged /usr) it is kept as a link
 SYSTEM_FOLDERS: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # single files and folders of /etc that libraries need; no accounts, no keys, no names of machines
