@@ -116,16 +116,15 @@ def _array_in(about: bytes, behind: memoryview) -> _Array:
 
 
 def _array_fields(about: Any) -> tuple[str, list[int], int]:
-    if not isinstance(about, list) or len(cast("list[Any]", about)) < 3:
+    fields: list[Any] = [*about] if isinstance(about, list) else []
+    if len(fields) < 3:
         raise MalformedFrame("an array in data is [dtype, shape, offset]")
-    name, shape, offset = cast("tuple[Any, Any, Any]", about[:3])
+    name, shape, offset = fields[:3]
     if not isinstance(name, str) or not 2 <= len(name) <= 64 or type(offset) is not int or offset < 0:
         raise MalformedFrame("the dtype of an array in data is a name, its offset a whole number")
-    if not isinstance(shape, list) or len(cast("list[Any]", shape)) > _MAX_AXES:
-        raise MalformedFrame(f"the shape of an array in data is a list of at most {_MAX_AXES} lengths")
-    lengths = cast("list[int]", shape)
-    if not all(type(n) is int and 0 <= n < 1 << 62 for n in lengths):
-        raise MalformedFrame("the shape of an array in data is a list of whole numbers")
+    lengths: list[Any] = [*shape] if isinstance(shape, list) else [None]
+    if len(lengths) > _MAX_AXES or not all(type(n) is int and 0 <= n < 1 << 62 for n in lengths):
+        raise MalformedFrame(f"the shape of an array in data is a list of at most {_MAX_AXES} whole numbers")
     return name, lengths, offset
 
 
