@@ -172,7 +172,8 @@ class Start(Message):
         address: the package with its code, or "" where the host is the user's own and reads the user's files.
         sys_path, folder: module search path and working folder; honoured by the user's own host only.
         inputs, outputs: names of the ports that are joined.
-        topics: port to topic: outputs that are published.
+        topics: port to topic: outputs that are published; a name that is taken is given with the session's id.
+        by_hand: no process is started: one of the user's will join with the same session and node.
     """
 
     session: str
@@ -187,6 +188,7 @@ class Start(Message):
     inputs: list[str] = attrs.field(factory=list)
     outputs: list[str] = attrs.field(factory=list)
     topics: dict[str, str] = attrs.field(factory=dict)
+    by_hand: bool = False
 
 
 @_message("started")
@@ -430,12 +432,15 @@ class Join(Message):
     """A process that was started by hand asks to become a node of this host.
 
     Attributes:
-        inputs, outputs: port to topic.
+        session, node: a node that a client has announced with `start` and `by_hand`; else "".
+        inputs, outputs: port to topic, where it joins by topics alone.
     """
 
     name: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
+    session: str = ""
+    node: int = 0
+    inputs: dict[str, str] = attrs.field(factory=dict)
+    outputs: dict[str, str] = attrs.field(factory=dict)
 
 
 @_message("listening")

@@ -140,7 +140,7 @@ class HostClient:
             if future is None:
                 self.on_event(message)
             elif isinstance(message, messages.Refused):
-                future.set_exception(_rebuilt(message, self.address))
+                future.set_exception(rebuilt(message, self.address))
             else:
                 future.set_result(message)
 
@@ -192,7 +192,7 @@ def find_connection(address: str) -> Connection:
     )
 
 
-def _rebuilt(refused: messages.Refused, address: str) -> RmbusError:
+def rebuilt(refused: messages.Refused, address: str) -> RmbusError:
     """Return the error that a host refused a request with, as its own class where that is one of ours."""
     cls = getattr(errors, refused.kind, None)
     if isinstance(cls, type) and issubclass(cls, RmbusError):

@@ -82,12 +82,12 @@ def make_plan(pipeline: Pipeline, on: str | Sequence[str], *, here: Sequence[Nod
     planned: dict[Node, PlannedNode] = {}
     for number, node in enumerate(pipeline.nodes):
         place = LOCAL if node in here else options_of(node).on or addresses[number % len(addresses)]
-        inputs = tuple(dict.fromkeys(edge.target_port for edge in pipeline.edges if edge.target is node))
-        outputs = tuple(dict.fromkeys(edge.source_port for edge in pipeline.edges if edge.source is node))
+        inputs = tuple(dict.fromkeys(edge.input for edge in pipeline.edges if edge.target is node))
+        outputs = tuple(dict.fromkeys(edge.output for edge in pipeline.edges if edge.source is node))
         planned[node] = PlannedNode(number, node, names[node], _checked(place), inputs, outputs)
     edges = tuple(
         PlannedEdge(
-            number, planned[edge.source], edge.source_port, planned[edge.target], edge.target_port, edge.resolved_delivery()
+            number, planned[edge.source], edge.output, planned[edge.target], edge.input, edge.resolved_delivery()
         )
         for number, edge in enumerate(pipeline.edges)
     )
@@ -112,4 +112,6 @@ def dialer(producer: str, consumer: str, listens: Mapping[str, bool]) -> str:
         return producer
     if listens[producer]:
         return consumer
-    raise PipelineError(f"neither {producer} nor {consumer} listens for the other: start one with `rmbus host --listen`")
+    raise PipelineError(
+        f"neither {producer} nor {consumer} listens for the other: start one with `rmbus host --listen`"
+    )

@@ -21,7 +21,7 @@ from rmbus.embedded import EmbeddedHost
 from rmbus.errors import Closed, HostError, NodeError, PipelineError, RmbusError, Stalled, node_error
 from rmbus.node import Node, node_name
 from rmbus.pipeline import Pipeline
-from rmbus.plan import LOCAL, Plan, PlannedEdge, PlannedNode, dialer, make_plan
+from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
 from rmbus.protocol import messages
 from rmbus.report import EdgeReport, NodeReport, Report, latencies
 from rmbus.shipping import package, pickling
@@ -66,7 +66,12 @@ class Session:
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, on_log: OnLog = print_log, here: Sequence[Node] = ()
+        self,
+        pipeline: Pipeline,
+        *,
+        on: str | Sequence[str] = LOCAL,
+        on_log: OnLog = print_log,
+        here: Sequence[Node] = (),
     ) -> None:
         """Start a pipeline; everything is linked when this returns.
 
@@ -232,15 +237,16 @@ class Session:
     def _result(self, future: Future[messages.Message]) -> messages.Message:
         """Wait for a reply, or for the failure that makes waiting vain."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                return future.result(0.2)
-            except TimeoutError:
-                if future.done():
-                    raise
-                self._pause(0)
-                if time.monotonic() > deadline:
-                    raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s") from None
+        future.add_done_callback(lambda done: self._notify())
+        while not future.done():
+            self._pause(0.5)
+            if time.monotonic() > deadline:
+                raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s")
+        return future.result()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _link(self, edge: PlannedEdge) -> None:
         producer, consumer = edge.producer, edge.consumer
@@ -387,7 +393,11 @@ class Session:
             edge_reports.append(_edge_report(edge, sides, closed=error is not None or self._is_over()))
         p50, p99 = latencies(histograms)
         reports = tuple(self._node_report(run, nodes.get(run.plan.number, {})) for run in self._runs.values())
-        frames = sum(report.frames_in for run, report in zip(self._runs.values(), reports, strict=True) if run.plan.number in self._plan.ends)
+        frames = sum(
+            report.frames_in
+            for run, report in zip(self._runs.values(), reports, strict=True)
+            if run.plan.number in self._plan.ends
+        )
         return Report(
             nodes=reports,
             edges=tuple(edge_reports),
@@ -395,7 +405,9 @@ class Session:
             frames=frames,
             latency_p50_s=p50,
             latency_p99_s=p99,
-            error="" if error is None else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            error=""
+            if error is None
+            else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
         )
 
     def _node_report(self, run: _Run, account: Mapping[str, Any]) -> NodeReport:

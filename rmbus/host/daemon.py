@@ -22,6 +22,7 @@ from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.endpoints import Endpoint, Pool
 from rmbus.host.gateways import GatewayChild
+from rmbus.host.hands import Hands
 from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.sessions import HostedNode, HostedSession
@@ -78,6 +79,7 @@ class Host:
         self._context: zmq.Context[Socket] = zmq.Context()
         self._sessions: dict[str, HostedSession] = {}
         self._owners: dict[str, Client] = {}
+        self._expected: dict[tuple[str, int], Callable[[Endpoint], None]] = {}
         self._count = 0
         self._draining = ""
         self._public, self._secret = make_pair()
@@ -88,6 +90,7 @@ class Host:
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
+        self._hands = Hands(self.reactor, self.folder, self._endpoint_folder, self._directory, self._announced)
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
             messages.Hello: self._hello,
             messages.Ping: self._ping,
@@ -107,6 +110,7 @@ class Host:
     def serve(self) -> None:
         """Serve until `end` was called and everything is down."""
         self._local = self._control.listen_local(self.folder.path / "client.sock")
+        self._hands.listen()
         if self.settings.listen:
             keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
             self._guard = KeyGuard(self._context, keys)
@@ -141,6 +145,7 @@ class Host:
                     session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
             session.kill()
         self._pool.close()
+        self._hands.close()
         self.reactor.stop()
 
     def _up(self) -> None:
@@ -148,6 +153,7 @@ class Host:
             address=self._address,
             identity=self.folder.identity,
             pid=os.getpid(),
+            name=self.settings.name,
             local=self._local,
             server=self._public.decode(),
             public=self._client_public.decode(),
@@ -243,17 +249,20 @@ class Host:
     def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Start)
         if self._draining:
-            raise HostError(f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name)
+            raise HostError(
+                f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name
+            )
         self._check_python(request)
         session = self._session(client, request.session)
         if request.node in session.nodes:
             raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
+        if request.by_hand:
+            self._announce(session, request, reply)
+            return
         package = self._store.open(request.address) if request.address else None
         endpoint, warm = self._pool.take()
         worker = endpoint.worker
-        node = HostedNode(request, endpoint, warm=warm)
-        session.nodes[request.node] = node
-        self._attend(session, request.node, node)
+        node = self._add_node(session, request, endpoint, warm=warm)
 
         def started() -> None:
             reason = "" if warm else "no spare process was ready"
@@ -261,20 +270,42 @@ class Host:
 
         worker.on_ready = started
         descriptors = [memory_file("rmbus-state", blob), os.dup(node.descriptor), *([package] if package else [])]
-        job = messages.Job(
-            request,
-            self.settings.name,
-            worker.level.word,
-            str(node.endpoint.work),
-            state=0,
-            page=1,
-            package=2 if package else -1,
-        )
-        worker.send(job, descriptors)
-        if request.topics:
-            self._directory.publish(node.endpoint, request.topics)
+        worker.send(self._job(node, state=0, page=1, package=2 if package else -1), descriptors)
+        self._publish(session, node)
         if worker.is_ready:
             started()
+
+    def _announce(self, session: HostedSession, request: messages.Start, reply: Reply) -> None:
+        """A process of the user's will join as this node."""
+
+        def joined(endpoint: Endpoint) -> None:
+            node = self._add_node(session, request, endpoint, warm=True)
+            endpoint.worker.send(self._job(node, page=0), [os.dup(node.descriptor)])
+            self._publish(session, node)
+            reply(messages.Started(endpoint.worker.pid, Level.TRUSTED.word, warm=True))
+
+        self._expected[session.name, request.node] = joined
+
+    def _announced(self, endpoint: Endpoint, join: messages.Join) -> None:
+        joined = self._expected.pop((join.session, join.node), None)
+        if joined is None:
+            raise HostError(f"nobody has announced node {join.node} of session {join.session}", host=self.settings.name)
+        joined(endpoint)
+
+    def _add_node(
+        self, session: HostedSession, request: messages.Start, endpoint: Endpoint, *, warm: bool
+    ) -> HostedNode:
+        node = session.nodes[request.node] = HostedNode(request, endpoint, warm=warm)
+        self._attend(session, request.node, node)
+        return node
+
+    def _job(self, node: HostedNode, *, page: int, state: int = -1, package: int = -1) -> messages.Job:
+        level, work = node.worker.level.word, str(node.endpoint.work)
+        return messages.Job(node.start, self.settings.name, level, work, package=package, state=state, page=page)
+
+    def _publish(self, session: HostedSession, node: HostedNode) -> None:
+        if node.start.topics:
+            self._directory.publish(node.endpoint, self._directory.free(node.start.topics, session.name[:8]))
 
     def _check_python(self, request: messages.Start) -> None:
         ours, theirs = (sys.implementation.name, *sys.version_info[:2]), (request.implementation, *request.python)
@@ -351,9 +382,7 @@ class Host:
 
         worker.on_message = said
         worker.on_exit = exited
-        worker.on_lines = lambda lines, suppressed: session.tell(
-            messages.Log(session.name, number, lines, suppressed)
-        )
+        worker.on_lines = lambda lines, suppressed: session.tell(messages.Log(session.name, number, lines, suppressed))
 
     def _drop_session(self, name: str) -> None:
         session = self._known(name)

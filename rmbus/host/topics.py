@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -46,11 +45,11 @@ class Directory:
             self._owners[topic] = endpoint
             self._set(topic, str(path))
 
-    def door(self, topic: str, subscriber: Endpoint) -> str:
-        """Make a topic's socket reachable from the folder of another process; return the path there."""
-        path = subscriber.folder / f"topic-{len(os.listdir(subscriber.folder))}.sock"
-        os.link(self._paths[topic], path)
-        return str(path)
+    def free(self, topics: Mapping[str, str], mark: str) -> dict[str, str]:
+        """Return names that nobody has: those given, or with a mark behind the first segment where one is taken."""
+        if not any(topic in self._owners for topic in topics.values()):
+            return dict(topics)
+        return {port: topic.replace("/", f"-{mark}/", 1) for port, topic in topics.items()}
 
     def withdraw(self, endpoint: Endpoint) -> None:
         """A process has ended: its topics are gone."""

@@ -199,12 +199,6 @@ class Child(Worker):
         super()._end(status)
 
 
-def joined(reactor: Reactor, end: socket.socket) -> Worker:
-    """Return the worker for a process that was started by hand and has connected."""
-    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return Worker(reactor, Umbilical(end), int.from_bytes(credentials[:4], sys.byteorder))
-
-
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 import zmq
 
 from rmbus.delivery import Delivery
-from rmbus.errors import Broken
+from rmbus.errors import Broken, RmbusError
 from rmbus.media import Frame
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
@@ -108,6 +109,21 @@ class NodeLoop:
             self._is_source = False
             self._held = None
             self._close_running()
+
+    def topic_gone(self, topic: str) -> None:
+        """The publisher of a topic is gone without an end of stream: the inputs that it fed have ended."""
+        for link in self._inputs:
+            if link.topic == topic and not link.ended:
+                print(f"rmbus: topic {topic} has ended: its publisher is gone", file=sys.stderr)
+                link.ended = True
+
+    def abort(self, error: RmbusError) -> None:
+        """Let `run` raise; called from any thread."""
+
+        def raise_it() -> None:
+            raise error
+
+        self.reactor.call_soon(raise_it)
 
     # --- running -----------------------------------------------------------------------------------------------------
 

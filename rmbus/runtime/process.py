@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rmbus.errors import Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine
+from rmbus.transport.counters import Page
 from rmbus.transport.umbilical import Umbilical, close_all, read_all
 
 if TYPE_CHECKING:
@@ -26,26 +27,35 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """The node in this process, between the umbilical and its loop."""
+    """The node in this process, between the umbilical and its loop.
 
-    def __init__(self, umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> None:
-        from rmbus.transport.counters import Page
+    Args:
+        umbilical: this end. job: what to be. page: where the node counts.
+        on_cut: called, in a thread of its own, when the host is gone: the node must end.
+    """
 
+    def __init__(
+        self, umbilical: Umbilical, job: messages.Job, page: Page, *, on_cut: Callable[[NodeLoop], None]
+    ) -> None:
         self._umbilical = umbilical
-        self._job = job
-        self._descriptors = descriptors
-        self._page = Page(descriptors[job.page])
-        self._loop: NodeLoop | None = None
+        self._start = job.start
+        self._page = page
+        self._on_cut = on_cut
 
-    def run(self) -> int:
-        """Load the node, run it, and say how it ended; return the exit status."""
+    def run(self, load: Callable[[], Node]) -> None:
+        """Load the node, run it to its end, and tell the host how it went.
+
+        Raises:
+            whatever went wrong, after the host has been told.
+        """
         from rmbus.runtime.invoke import Invoker
-        from rmbus.runtime.loop import NodeLoop, UpstreamFailed
+        from rmbus.runtime.loop import NodeLoop
 
-        start = self._job.start
+        start = self._start
         loop: NodeLoop | None = None
         try:
-            node = self._load()
+            node = load()
+            node.__dict__.update(joined_inputs=frozenset(start.inputs), joined_outputs=frozenset(start.outputs))
             invoker = Invoker(node)
             loop = NodeLoop(invoker, start.outputs, self._page, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop,), name="rmbus-umbilical", daemon=True)
@@ -59,43 +69,23 @@ class Process:
                 raise
             invoker.cleanup()
             invoker.close()
-        except UpstreamFailed as error:
-            self._say(messages.NodeEvent(start.session, start.node, "failed", "UpstreamFailed", str(error)))
-            return 1
         except BaseException as error:  # the supervisor around user code: whatever it was, the caller is told
             self._failed(error, loop)
-            return 1
+            raise
         loop.close()
         sys.stdout.flush()
         self._say(messages.NodeEvent(start.session, start.node, "ended"))
-        return 0
-
-    def _load(self) -> Node:
-        from rmbus.runtime.load import load_node
-
-        job = self._job
-        package = self._descriptors[job.package] if job.package >= 0 else None
-        return load_node(job, package, read_all(self._descriptors[job.state]))
 
     def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
-        start = self._job.start
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        message = str(error)
+        name, message = type_name(error), str(error)
         if loop is not None:
             loop.fail(name, message)
         sys.stdout.flush()
         sys.stderr.flush()
-        event = messages.NodeEvent(
-            start.session,
-            start.node,
-            "failed",
-            name,
-            message[:20_000],
-            describe(error)[-60_000:],
-            None if loop is None else loop.frame,
-        )
-        self._say(event)
+        start = self._start
+        frame = None if loop is None else loop.frame
+        trace = describe(error)[-60_000:]
+        self._say(messages.NodeEvent(start.session, start.node, "failed", name, message[:20_000], trace, frame))
         if loop is not None:
             loop.close()
 
@@ -103,16 +93,14 @@ class Process:
         self._umbilical.send(message)
 
     def _listen(self, loop: NodeLoop) -> None:
-        """Serve the umbilical; the host's end is this process's end."""
+        """Serve the umbilical until it is cut."""
         while True:
             try:
                 _, message, descriptors = self._umbilical.receive()
-            except (Closed, RmbusError):
-                os._exit(1)
-            loop.reactor.call_soon(_order(self._obey, loop, message, descriptors))
-
-    def _obey(self, loop: NodeLoop, message: messages.Message, descriptors: list[int]) -> None:
-        obey(loop, message, descriptors, self._say, self._job.start.session)
+            except RmbusError:
+                self._on_cut(loop)
+                return
+            loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
 
 
 def _clean_after_failure(invoker: Invoker) -> None:
@@ -124,13 +112,14 @@ def _clean_after_failure(invoker: Invoker) -> None:
         traceback.print_exc()
 
 
-def _order(
-    call: Callable[[NodeLoop, messages.Message, list[int]], None],
-    loop: NodeLoop,
-    message: messages.Message,
-    descriptors: list[int],
-) -> Callable[[], None]:
-    return lambda: call(loop, message, descriptors)
+def _order(call: Callable[..., None], *given: object) -> Callable[[], None]:
+    return lambda: call(*given)
+
+
+def type_name(error: BaseException) -> str:
+    """Return the name of an error's type, by which the caller finds it again."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def obey(
@@ -141,8 +130,6 @@ def obey(
     session: str,
 ) -> None:
     """Carry out an order of the host in the node's loop."""
-    from rmbus.transport.counters import Page
-
     if isinstance(message, messages.Input):
         listener = descriptors[message.listener] if message.listener >= 0 else None
         loop.add_input(message, Page(descriptors[message.page]), listener)
@@ -156,6 +143,8 @@ def obey(
     elif isinstance(message, messages.Subscribe):
         loop.subscribe(message, Page(descriptors[message.page]), lambda: say(messages.Linked(session, -1)))
         close_all(descriptors)
+    elif isinstance(message, messages.Topic):
+        loop.topic_gone(message.topic)
     elif isinstance(message, messages.Go):
         loop.go()
     elif isinstance(message, messages.Stop):
@@ -197,10 +186,26 @@ def main() -> None:
         return
     if not isinstance(job, messages.Job):
         raise RmbusError(f"a spare process does not take {job.tag!r} messages")
-    status = Process(umbilical, job, descriptors).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # threads that the user's code has left do not keep the process
+    os._exit(_serve(umbilical, job, descriptors))  # threads that the user's code has left do not keep the process
+
+
+def _serve(umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> int:
+    """Run the job; return the exit status."""
+    from rmbus.runtime.load import load_node
+
+    def load() -> Node:
+        package = descriptors[job.package] if job.package >= 0 else None
+        return load_node(job, package, read_all(descriptors[job.state]))
+
+    process = Process(umbilical, job, Page(descriptors[job.page]), on_cut=lambda loop: os._exit(1))
+    try:
+        process.run(load)
+    except BaseException:  # the host has been told
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 if __name__ == "__main__":

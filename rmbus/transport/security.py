@@ -33,13 +33,14 @@ class Connection:
 
     Attributes:
         address: `tcp://…` or `ipc://…`. server: the host's public key. public, secret: the client's pair.
-        identity: unique to this run of the host. pid: its process.
+        identity: unique to this run of the host. pid: its process. name: what it is called.
         local: the `ipc` address for clients on this machine.
     """
 
     address: str
     identity: str
     pid: int
+    name: str = ""
     local: str = ""
     server: str = ""
     public: str = ""

@@ -1,0 +1,99 @@
+"""A node that runs in this process, joined to a host: one started by hand, or the script's own ends of a pipeline."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rmbus.client import rebuilt
+from rmbus.errors import Broken, ConnectFailed, ProtocolError, RmbusError
+from rmbus.node import Node, node_name, ports
+from rmbus.protocol import messages
+from rmbus.protocol.topics import check_topic
+from rmbus.runtime.process import Process
+from rmbus.transport import security
+from rmbus.transport.counters import Page
+from rmbus.transport.security import Connection
+from rmbus.transport.umbilical import Umbilical
+
+
+def find_bus(address: str | None) -> Connection:
+    """Return the connection of a running host of this user: the one at an address, or any (one of its own first).
+
+    Raises:
+        ConnectFailed: there is none.
+    """
+    known = sorted(security.connections(), key=lambda connection: connection.name == "local")
+    for connection in known:
+        if address is None or address in (connection.address, connection.local):
+            return connection
+    raise ConnectFailed(
+        "no host of yours is running on this machine"
+        + (f" at {address}" if address else "")
+        + ": start one with `rmbus host`, or a pipeline"
+    )
+
+
+def run(node: Node, *, inputs: Mapping[str, str], outputs: Mapping[str, str], bus: str | None = None) -> None:
+    """Run a node in this process until its inputs have ended; topics join it to the others.
+
+    Args:
+        node: the node.
+        inputs, outputs: port to topic.
+        bus: address of the host; None: any of this user on this machine.
+
+    Raises:
+        ConnectFailed: no host. HostError: it refused, a topic's name is taken, say.
+        and whatever the node's own code raises.
+    """
+    found = ports(node)
+    for given, known, kind in ((inputs, found.inputs, "input"), (outputs, found.outputs, "output")):
+        for port, topic in given.items():
+            if port not in known:
+                raise RmbusError(f"{node_name(node)} has no {kind} {port!r}; it has {', '.join(known) or 'none'}")
+            check_topic(topic)
+    join = messages.Join(node_name(node), inputs=dict(inputs), outputs=dict(outputs))
+    serve(node, find_bus(bus), join)
+
+
+def serve(node: Node, connection: Connection, join: messages.Join) -> None:
+    """Join a host and run the node until it ends."""
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    path = Path(connection.local.removeprefix("ipc://")).with_name("host.sock")
+    try:
+        end.connect(str(path))
+    except OSError as error:
+        end.close()
+        raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
+    umbilical = Umbilical(end)
+    umbilical.send(join)
+    _, message, descriptors = umbilical.receive()
+    if isinstance(message, messages.Refused):
+        raise rebuilt(message, connection.address)
+    if not isinstance(message, messages.Job):
+        raise ProtocolError(f"the host answered with {message.tag!r} where a job was due")
+    gone = Broken(f"the host at {connection.address} has ended")
+    process = Process(umbilical, message, Page(descriptors[message.page]), on_cut=lambda loop: loop.abort(gone))
+    try:
+        process.run(lambda: node)
+    finally:
+        umbilical.close()
+
+
+def serve_in_thread(
+    node: Node, connection: Connection, session: str, number: int, on_error: Callable[[BaseException], None]
+) -> threading.Thread:
+    """Run one of a session's nodes in a thread of this process; what goes wrong is handed to `on_error`."""
+    join = messages.Join(node_name(node), session=session, node=number)
+
+    def body() -> None:
+        try:
+            serve(node, connection, join)
+        except BaseException as error:  # the supervisor around the script's own ends of a pipeline
+            on_error(error)
+
+    thread = threading.Thread(target=body, name=f"rmbus-{node_name(node)}", daemon=True)
+    thread.start()
+    return thread
