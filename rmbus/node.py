@@ -24,7 +24,7 @@ OnError = Literal["stop", "skip", "restart"]
 Convert = Literal["auto"]
 
 _OPTIONS: Final = "_rmbus_options"
-_LENDER: Final = "_rmbus_lender"
+LENDER: Final = "_rmbus_lender"
 
 _PortT = TypeVar("_PortT", bound="Port")
 
@@ -212,7 +212,7 @@ class Output(Port):
         Raises:
             PipelineError: the node is not running.
         """
-        lender = None if self.node is None else self.node.__dict__.get(_LENDER)
+        lender = None if self.node is None else self.node.__dict__.get(LENDER)
         if lender is None:
             raise PipelineError(f"{self!r} lends frames only while its node runs: call loan() inside process()")
         loan: AbstractContextManager[Any] = lender(self.name, like)

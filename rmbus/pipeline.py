@@ -15,7 +15,6 @@ from rmbus.formats import fits, is_inter_coded, show
 from rmbus.node import Convert, Input, Node, Output, Port, Target, describe_ports, node_name, options_of, ports
 
 if TYPE_CHECKING:
-    from rmbus import session as _session_module
     from rmbus.session import Report, Results, Session
 
 __all__ = ["DEFAULT", "LIVE", "Delivery", "Edge", "Pipeline", "drop_oldest", "join", "latest", "merge", "reliable"]
@@ -31,39 +30,39 @@ class Edge:
     """An output joined to an input.
 
     Attributes:
-        source, source_port: the output.
-        target, target_port: the input.
+        source, output: the node that it leaves, and the name of the output.
+        target, input: the node that it feeds, and the name of the input.
         delivery: what happens while the consumer is busy; None: the default of the output.
         deadline_ms: frames later than this are dropped and counted as late.
         convert: "auto" puts converters where the formats differ.
     """
 
     source: Node = attrs.field(eq=id)
-    source_port: str
+    output: str
     target: Node = attrs.field(eq=id)
-    target_port: str
+    input: str
     delivery: Delivery | None = None
     deadline_ms: float | None = attrs.field(default=None, validator=_is_time)
     convert: Convert | None = None
 
     @property
-    def output(self) -> Output:
+    def output_port(self) -> Output:
         """The port that it leaves."""
-        return ports(self.source).outputs[self.source_port]
+        return ports(self.source).outputs[self.output]
 
     @property
-    def input(self) -> Input:
+    def input_port(self) -> Input:
         """The port that it feeds."""
-        return ports(self.target).inputs[self.target_port]
+        return ports(self.target).inputs[self.input]
 
     @property
     def ends(self) -> tuple[int, str, int, str]:
         """What it joins, as a key."""
-        return id(self.source), self.source_port, id(self.target), self.target_port
+        return id(self.source), self.output, id(self.target), self.input
 
     def resolved_delivery(self) -> Delivery:
         """Return its delivery, or the default of its output."""
-        return self.delivery or (LIVE if self.output.live else DEFAULT)
+        return self.delivery or (LIVE if self.output_port.live else DEFAULT)
 
 
 class _Engine(Protocol):
@@ -135,7 +134,7 @@ class Pipeline:
         self._nodes = [each for each in self._nodes if each is not gone]
         self._edges = [edge for edge in self._edges if edge not in before and edge not in after]
         if len(before) == len(after) == 1:
-            self._edges.append(attrs.evolve(after[0], source=before[0].source, source_port=before[0].source_port))
+            self._edges.append(attrs.evolve(after[0], source=before[0].source, output=before[0].output))
         if self._head is gone:
             self._head = after[0].target if len(after) == 1 else None
         if self._tail is gone:
@@ -157,14 +156,14 @@ class Pipeline:
     @property
     def open_inputs(self) -> tuple[Input, ...]:
         """The inputs that no edge feeds, optional ones included."""
-        fed = {(id(edge.target), edge.target_port) for edge in self._edges}
+        fed = {(id(edge.target), edge.input) for edge in self._edges}
         found = [port for node in self._nodes for port in ports(node).inputs.values()]
         return tuple(port for port in found if (id(port.node), port.name) not in fed)
 
     @property
     def open_outputs(self) -> tuple[Output, ...]:
         """The outputs that no edge leaves."""
-        read = {(id(edge.source), edge.source_port) for edge in self._edges}
+        read = {(id(edge.source), edge.output) for edge in self._edges}
         found = [port for node in self._nodes for port in ports(node).outputs.values()]
         return tuple(port for port in found if (id(port.node), port.name) not in read)
 
@@ -198,7 +197,7 @@ class Pipeline:
     def label(self, edge: Edge) -> str:
         """Return an edge as `reader.video -> edges.in`."""
         names = self.names()
-        return f"{names[edge.source]}.{edge.source_port} -> {names[edge.target]}.{edge.target_port}"
+        return f"{names[edge.source]}.{edge.output} -> {names[edge.target]}.{edge.input}"
 
     def get_config(self) -> dict[str, Any]:
         """Return the graph as plain data."""
@@ -299,7 +298,7 @@ class Pipeline:
             )
 
     def _check_edge(self, edge: Edge) -> None:
-        offered, wanted = edge.output.format, edge.input.format
+        offered, wanted = edge.output_port.format, edge.input_port.format
         misfit = fits(offered, wanted)
         if misfit is not None:
             raise PipelineError(
@@ -324,7 +323,9 @@ class Pipeline:
         Raises:
             NodeError: a node failed; it is of the original type as well. PipelineError: the graph is invalid.
         """
-        return _session().run(self, on=on, duration_s=duration_s)
+        from rmbus import session
+
+        return session.run(self, on=on, duration_s=duration_s)
 
     def start(self, *, on: str | Sequence[str] = "local", detach: bool = False) -> Session:
         """Start, and return the running session.
@@ -336,7 +337,9 @@ class Pipeline:
         Raises:
             PipelineError: the graph is invalid.
         """
-        return _session().start(self, on=on, detach=detach)
+        from rmbus import session
+
+        return session.start(self, on=on, detach=detach)
 
     def process(self, items: Iterable[Any] | AsyncIterable[Any], *, on: str | Sequence[str] = "inline") -> Results:
         """Feed the one open input, and return what comes out of the one open output, for `for` and `async for`.
@@ -348,7 +351,9 @@ class Pipeline:
         Raises:
             PipelineError: the graph is invalid, or has not exactly one open input and output.
         """
-        return _session().process(self, items, on=on)
+        from rmbus import session
+
+        return session.process(self, items, on=on)
 
     def initialize(self) -> None:
         """Initialize the nodes in this process, so that several calls of `process` share them until `cleanup`.
@@ -356,9 +361,11 @@ class Pipeline:
         Raises:
             PipelineError: the graph is invalid, or is initialized already.
         """
+        from rmbus import session
+
         self._refuse_when_initialized("initialize")
         self.validate(allow_open=True)
-        self.engine = _session().open_inline(self)
+        self.engine = session.open_inline(self)
 
     def cleanup(self) -> None:
         """Clean up the nodes that `initialize` has initialized.
@@ -452,10 +459,10 @@ def _combined(left: Pipeline, right: Pipeline, edges: Sequence[Edge]) -> Pipelin
 def _add_edge(made: Pipeline, edge: Edge) -> None:
     if edge in made.edges:
         return
-    same = [each for each in made.edges if each.target is edge.target and each.target_port == edge.target_port]
+    same = [each for each in made.edges if each.target is edge.target and each.input == edge.input]
     if any(each.ends == edge.ends for each in same):
         _fail_taken(made, edge, "it is joined to the same output already, with another delivery")
-    if same and not edge.input.many:
+    if same and not edge.input_port.many:
         _fail_taken(
             made, edge, f"{made.label(same[0])} feeds it already; declare it Input(..., many=True) to take several"
         )
@@ -594,10 +601,3 @@ def _node_config(node: Node, name: str) -> dict[str, Any]:
         "type": f"{cls.__module__}:{cls.__qualname__}",
         **{key: value for key, value in options.items() if value not in (None, (), {}, "never", "stop")},
     }
-
-
-def _session() -> _session_module:
-    """Return the module that runs pipelines; the one import upwards."""
-    from rmbus import session
-
-    return session

@@ -1,0 +1,152 @@
+"""From what a user's code returns to frames on named outputs."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+
+from rmbus.errors import FormatError, PipelineError
+from rmbus.formats import Audio, Video, fits, kind, show
+from rmbus.layouts import Array
+from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, now_ns
+from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
+from rmbus.stamps import Stamp
+
+FRAMES: Final = (VideoFrame, AudioFrame, Packet, Data)
+_MICROSECOND: Final = Fraction(1, 1_000_000)
+
+
+class Emission(NamedTuple):
+    """What an output emits: a frame, or the beginning of a new turn."""
+
+    port: str
+    value: Frame | Interrupt
+
+
+class Converter:
+    """Makes emissions of values, and keeps the time of outputs that count for themselves."""
+
+    def __init__(self, node: Node, ports: Ports) -> None:
+        self._node = node
+        self._outputs = ports.outputs
+        self._only = next(iter(ports.outputs)) if len(ports.outputs) == 1 else None
+        self._counts: dict[str, int] = dict.fromkeys(ports.outputs, 0)
+        self._began_ns: dict[str, int] = {}
+        self._fitting: dict[str, object] = {}
+
+    def emission(self, value: object, origin: Frame | None) -> Emission | None:
+        """Return the emission that a returned or yielded value means, None for none.
+
+        Args:
+            value: a frame, an array, any other value, `Interrupt()`, `(output, value)`, or None.
+            origin: the frame that it was made from; None in a source.
+
+        Raises:
+            PipelineError: it is not clear which output is meant. FormatError: it does not suit the output.
+        """
+        if value is None:
+            return None
+        port = self._only
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Port):  # pyright: ignore[reportUnknownArgumentType] -- a user's tuple
+            port, value = self._named(value[0]), value[1]  # pyright: ignore[reportUnknownVariableType] -- likewise
+            if value is None:
+                return None
+        if port is None or isinstance(value, Port):
+            raise PipelineError(self._unclear(value))  # pyright: ignore[reportUnknownArgumentType] -- likewise
+        if isinstance(value, Interrupt) or value is Interrupt:
+            return Emission(port, Interrupt())
+        frame = _captured(self._frame(port, value, origin), origin)
+        self._check(port, frame)
+        return Emission(port, frame)
+
+    def _named(self, output: Port) -> str:
+        if output.name in self._outputs and isinstance(output, Output) and output.node in (None, self._node):
+            return output.name
+        raise PipelineError(f"{output!r} is no output of {self._node.name}, which has {describe_ports(self._node)}")
+
+    def _unclear(self, value: object) -> str:
+        name, what = self._node.name, type(value).__name__
+        if isinstance(value, Port):
+            return f"{name} emitted the port {value.name!r} with no value: write `yield self.{value.name}, value`"
+        if not self._outputs:
+            return f"{name} has no output, and emitted a {what}: declare `out = Output()`, or return None"
+        named = next(iter(self._outputs))
+        return (
+            f"{name} emitted a {what} without naming the output; it has {', '.join(self._outputs)}: "
+            f"write `yield self.{named}, value`"
+        )
+
+    def _frame(self, port: str, value: Any, origin: Frame | None) -> Frame:
+        if isinstance(value, FRAMES):
+            return value
+        declared = self._outputs[port].format
+        if isinstance(value, np.ndarray):
+            return self._from_array(port, cast("Array", value), origin)
+        if origin is None:
+            return Data(value, format=declared)
+        stamp = Stamp(pts=origin.pts, time_base=origin.time_base, captured_ns=origin.captured_ns)
+        return Data(value, format=declared, **stamp)
+
+    def _from_array(self, port: str, array: Array, origin: Frame | None) -> Frame:
+        declared = self._outputs[port].format
+        wanted = kind(declared)
+        if isinstance(origin, VideoFrame) and wanted in ("any", "video"):
+            named = declared.pixels if isinstance(declared, Video) else None
+            return origin.with_array(array, named)
+        if isinstance(origin, AudioFrame) and wanted in ("any", "audio"):
+            return origin.with_array(array)
+        if isinstance(declared, Video):
+            stamp = self._video_stamp(port, declared, origin)
+            return VideoFrame(array, declared.pixels, rate=declared.rate, **stamp)
+        if isinstance(declared, Audio):
+            return self._audio(port, declared, array)
+        stamp = Stamp() if origin is None else Stamp(pts=origin.pts, time_base=origin.time_base)
+        return Data(array, format=declared, **stamp)
+
+    def _video_stamp(self, port: str, declared: Video, origin: Frame | None) -> Stamp:
+        if origin is not None and origin.pts is not None:
+            return Stamp(pts=origin.pts, time_base=origin.time_base)
+        if declared.rate is None:  # the picture is of the moment in which it came
+            now = time.monotonic_ns()
+            began = self._began_ns.setdefault(port, now)
+            return Stamp(pts=(now - began) // 1000, time_base=_MICROSECOND)
+        count = self._counts[port]
+        self._counts[port] += 1
+        return Stamp(pts=count, time_base=1 / declared.rate)
+
+    def _audio(self, port: str, declared: Audio, array: Array) -> AudioFrame:
+        if declared.rate is None:
+            raise FormatError(
+                f"output {port!r} of {self._node.name} gives no rate for its samples: declare "
+                "Output(Audio(rate=48000)), or emit AudioFrame(array, rate)"
+            )
+        count = self._counts[port]
+        self._counts[port] += array.shape[-1]
+        time_base = Fraction(1, declared.rate)
+        return AudioFrame(
+            array, declared.rate, layout=declared.layout, samples=declared.samples, pts=count, time_base=time_base
+        )
+
+    def _check(self, port: str, frame: Frame) -> None:
+        """Refuse a frame that its output does not carry; each format is looked at once."""
+        if self._fitting.get(port, self) == frame.format:
+            return
+        declared = self._outputs[port].format
+        offered = Any if isinstance(frame, Data) and kind(declared) in ("any", "data") else frame.format
+        misfit = None if offered is Any and isinstance(frame, Data) else fits(offered, declared)
+        if isinstance(frame, Data) and kind(declared) not in ("any", "data"):
+            misfit = f"it was given a {type(frame.value).__name__}"
+        if misfit is not None:
+            raise FormatError(f"output {port!r} of {self._node.name} carries {show(declared)}: {misfit}")
+        self._fitting[port] = frame.format
+
+
+def _captured(frame: Frame, origin: Frame | None) -> Frame:
+    """Return the frame with the capture time of what it was made from; in a source, now."""
+    if frame.captured_ns:
+        return frame
+    captured_ns = now_ns() if origin is None else origin.captured_ns
+    return frame.stamped(captured_ns=captured_ns) if captured_ns else frame

@@ -1,0 +1,157 @@
+"""How the user's code is called: every kind of function in one way, every result as emissions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from rmbus.errors import FormatError
+from rmbus.media import AudioFrame, Frame, VideoFrame
+from rmbus.node import LENDER, Node, Ports, call_of, ports
+from rmbus.runtime.emissions import Converter, Emission
+from rmbus.runtime.eventloop import EventLoop
+from rmbus.stamps import put
+
+__all__ = ["Emission", "Invoker"]
+
+
+class Invoker:
+    """Calls one node. Of its methods only `cancel` may be called from another thread than the rest.
+
+    What the user's code raises comes out as it is, with its traceback.
+
+    Attributes:
+        node: the node.
+        ports: its ports.
+        is_source: its `process` takes no frame.
+    """
+
+    def __init__(self, node: Node, its_ports: Ports | None = None) -> None:
+        self.node = node
+        self.ports = ports(node) if its_ports is None else its_ports
+        self._call = call_of(type(node))
+        self.is_source = not self._call.frame
+        self._many = len(self.ports.inputs) > 1
+        self._converter = Converter(node, self.ports)
+        self._loop: EventLoop | None = None
+        self._lent: deque[Emission] = deque()
+        self._origin: Frame | None = None
+        node.__dict__[LENDER] = self._lend
+
+    def initialize(self) -> None:
+        """Call the node's `initialize`."""
+        self._run(self.node.initialize())
+
+    def source(self) -> Iterator[Emission]:
+        """Return what a source emits; each pull runs its code to the next value."""
+        yield from self._emissions(self.node.process(), None)
+
+    def process(self, frame: Frame, port: str) -> Iterable[Emission]:
+        """Give the node a frame of the named input.
+
+        Returns:
+            What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
+            each pull runs the user's code to its next value, and closing the iterator closes the generator.
+        """
+        self._origin = frame
+        how = self._call.port
+        if how == "second" or (how == "rest" and self._many):
+            result = self.node.process(frame, port)
+        elif how == "keyword":
+            result = self.node.process(frame, port=port)
+        else:
+            result = self.node.process(frame)
+        return self._emissions(result, frame)
+
+    def flush(self) -> Iterable[Emission]:
+        """All inputs have ended: return what the node still emits, as `process` does."""
+        return self._emissions(self.node.flush(), self._origin)
+
+    def interrupted(self) -> None:
+        """Tell the node that frames which waited were thrown away."""
+        self._run(self.node.interrupted())
+
+    def cancel(self) -> None:
+        """Cancel the coroutine or async generator that runs now: its emissions end. From any thread."""
+        if self._loop is not None:
+            self._loop.cancel()
+
+    def cleanup(self) -> None:
+        """Call the node's `cleanup`."""
+        self._run(self.node.cleanup())
+
+    def close(self) -> None:
+        """End the thread of the node's event loop, if it had one. The node can be used by a new Invoker."""
+        self.node.__dict__.pop(LENDER, None)
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _event_loop(self) -> EventLoop:
+        if self._loop is None:
+            self._loop = EventLoop()
+        return self._loop
+
+    def _run(self, result: Any) -> None:
+        """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""
+        value: Any = self._awaited(result)
+        if isinstance(value, Iterator):
+            deque(value, maxlen=0)
+
+    def _emissions(self, result: Any, origin: Frame | None) -> Iterable[Emission]:
+        value: Any = self._awaited(result)
+        if isinstance(value, Iterator):
+            return self._stream(value, origin)
+        return tuple(self._taken(value, origin))
+
+    def _awaited(self, result: Any) -> Any:
+        """Return what a call gave: of a coroutine its value, of an async iterator an iterator."""
+        if isinstance(result, Coroutine):
+            result = self._event_loop.call(result)
+        if isinstance(result, AsyncIterator):
+            return self._event_loop.iterate(result)
+        return result
+
+    def _stream(self, steps: Iterator[Any], origin: Frame | None) -> Generator[Emission, None, None]:
+        over = False
+        try:
+            while not over:
+                try:
+                    value = next(steps)
+                except StopIteration as end:
+                    value, over = end.value, True
+                yield from self._taken(value, origin)
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+
+    def _taken(self, value: object, origin: Frame | None) -> Iterator[Emission]:
+        """Yield what was lent and is finished, then what the value means."""
+        emission = self._converter.emission(value, origin)
+        while self._lent:
+            yield self._lent.popleft()
+        if emission is not None:
+            yield emission
+
+    @contextmanager
+    def _lend(self, port: str, like: Frame | None) -> Generator[Frame]:
+        """Lend a frame to write to; it is emitted when the context ends without an error."""
+        model = self._origin if like is None else like
+        if not isinstance(model, VideoFrame | AudioFrame):
+            raise FormatError(f"loan() lends a video or audio frame: give `like=` one, not {type(model).__name__}")
+        array = np.zeros_like(model.array)
+        lent = model.with_array(array)
+        put(lent, "array", array)
+        yield lent
+        put(lent, "array", model.with_array(array).array)
+        emission = self._converter.emission((self.ports.outputs[port], lent), model)
+        if emission is not None:
+            self._lent.append(emission)
