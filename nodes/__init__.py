@@ -1,1 +1,42 @@
-"""rmbus."""
+"""The built-in nodes. Each is imported when it is first used, so that none costs more than what it needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmbus.nodes.files import MediaReader, MediaWriter
+    from rmbus.nodes.files import MediaReader as MediaReaderNode
+    from rmbus.nodes.files import MediaWriter as MediaWriterNode
+    from rmbus.nodes.flow import Buffer, Map, PassThrough
+    from rmbus.nodes.flow import Buffer as BufferNode
+    from rmbus.nodes.flow import PassThrough as PassThroughNode
+    from rmbus.nodes.video import TestPattern
+
+__all__ = [
+    "Buffer",
+    "BufferNode",
+    "Map",
+    "MediaReader",
+    "MediaReaderNode",
+    "MediaWriter",
+    "MediaWriterNode",
+    "PassThrough",
+    "PassThroughNode",
+    "TestPattern",
+]
+
+
+if not TYPE_CHECKING:  # so that type checkers see misspelt names
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module 'rmbus.nodes' has no attribute {name!r}")
+        value = importlib.import_module("rmbus.nodes.names").find(name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

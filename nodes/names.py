@@ -1,0 +1,76 @@
+"""Node classes by name: for graphs that are written as text, and for the command line.
+
+Distributions add theirs by entry points of the group `rmbus.nodes`: `Blur = my_package.blur:Blur`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from rmbus.errors import PipelineError
+from rmbus.node import Node
+
+_GROUP = "rmbus.nodes"
+
+BUILT_IN = {
+    "Buffer": "rmbus.nodes.flow:Buffer",
+    "Map": "rmbus.nodes.flow:Map",
+    "MediaReader": "rmbus.nodes.files:MediaReader",
+    "MediaWriter": "rmbus.nodes.files:MediaWriter",
+    "PassThrough": "rmbus.nodes.flow:PassThrough",
+    "TestPattern": "rmbus.nodes.video:TestPattern",
+    # The earlier SDK's names.
+    "BufferNode": "rmbus.nodes.flow:Buffer",
+    "MediaReaderNode": "rmbus.nodes.files:MediaReader",
+    "MediaWriterNode": "rmbus.nodes.files:MediaWriter",
+    "PassThroughNode": "rmbus.nodes.flow:PassThrough",
+}
+"""The classes of this distribution: name, module and class."""
+
+
+def known() -> dict[str, str]:
+    """Return the place `module:Class` of every class that has a name.
+
+    Raises:
+        PipelineError: two distributions use one name for different classes.
+    """
+    return dict(_known())
+
+
+def find(name: str) -> type[Node]:
+    """Return the class of that name.
+
+    Raises:
+        PipelineError: there is none, or it cannot be imported.
+    """
+    place = BUILT_IN.get(name) or _known().get(name)
+    if place is None:
+        raise PipelineError(f"no node is called {name!r}; there are {', '.join(sorted(_known()))}")
+    module, _, attribute = place.partition(":")
+    try:
+        found: object = functools.reduce(getattr, attribute.split("."), cast(object, importlib.import_module(module)))
+    except (ImportError, AttributeError) as error:
+        raise PipelineError(f"the node {name} is to be {place}, which cannot be imported: {error}") from error
+    if not inspect.isclass(found) or not issubclass(found, Node):
+        raise PipelineError(f"the node {name} is to be {place}, which is no subclass of rmbus.Node")
+    return found
+
+
+@functools.cache
+def _known() -> dict[str, str]:
+    places = dict(BUILT_IN)
+    for point in entry_points(group=_GROUP):
+        if places.setdefault(point.name, point.value) != point.value:
+            raise PipelineError(
+                f"the name {point.name!r} of a node is taken twice: by {places[point.name]} and by {point.value} "
+                f"of {_distribution(point)}"
+            )
+    return places
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown distribution"
