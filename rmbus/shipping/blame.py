@@ -17,6 +17,11 @@ _MAX_PARTS: Final = 1000
 """A container with more parts is looked at as one thing."""
 _MAX_DEPTH: Final = 60
 
+_STATE: Final = ".__getstate__()"
+_ARGUMENT: Final = ": constructor argument"
+_UNNAMED: Final = (_STATE, _ARGUMENT)
+"""Parts that a user did not name: to call one of them large would tell him nothing."""
+
 Part = tuple[str, Any]
 """A part of an object: what to add to the path (after `=`: a path of its own), and the part."""
 
@@ -88,7 +93,7 @@ class _Search:
         explained = False
         parts = _parts(obj)
         for label, part in parts if len(parts) <= _MAX_PARTS else ():
-            if self._measure(part) > limit:
+            if label not in _UNNAMED and self._measure(part) > limit:
                 explained = True
                 found += self.heavy(part, _join(path, label), limit, depth + 1)
         return found if explained else [Heavy(path, type_name(obj), self._measure(obj))]
@@ -190,14 +195,14 @@ def _of_instance(obj: object) -> Iterator[Part]:
         if isinstance(part, dict):
             yield from ((f".{name}", value) for name, value in cast(dict[str, Any], part).items())
         else:
-            yield ".__getstate__()", part
+            yield _STATE, part
     yield from ((f"[{number}]", item) for number, item in enumerate(items or ()))
     yield from ((f"[{str(key)[:60]!r}]", value) for key, value in pairs or ())
     if function not in (copyreg.__newobj__, copyreg.__newobj_ex__):  # type: ignore[attr-defined]  # not in the stubs
         yield f"={getattr(function, '__qualname__', function)}", function
-    for number, argument in enumerate(arguments):
+    for argument in arguments:
         by_name = isinstance(argument, type)
-        yield f"={argument.__qualname__}" if by_name else f": constructor argument {number}", argument
+        yield f"={argument.__qualname__}" if by_name else _ARGUMENT, argument
 
 
 def _by_value(obj: type | FunctionType) -> bool:

@@ -47,7 +47,7 @@ class DataFiles:
 
     def __init__(self, exclude: Sequence[str] = ()) -> None:
         self._exclude = tuple(exclude)
-        self.files: dict[str, SourceFile] = {}
+        self.files: set[SourceFile] = set()
         self.skipped: dict[str, Skipped] = {}
 
     def of_modules(self, modules: Iterable[LocalModule]) -> None:
@@ -67,7 +67,7 @@ class DataFiles:
             for file in _walk(real):
                 self._consider(file, f"{path}/{file.relative_to(real).as_posix()}".removeprefix("./"), None, code=True)
         else:
-            self.files[path] = SourceFile(path, real)
+            self.files.add(SourceFile(path, real))
 
     def excluded(self, path: str) -> bool:
         """Whether the user's patterns leave this path out."""
@@ -103,7 +103,7 @@ class DataFiles:
         if reason:
             self.skipped[path] = Skipped(path, reason)
         else:
-            self.files[path] = SourceFile(path, file)
+            self.files.add(SourceFile(path, file))
 
     def _reason(self, file: Path, path: str, folder: Path | None) -> str:
         size = file.stat().st_size

@@ -126,7 +126,7 @@ def _package(
     for item in declared:
         data_files.declared(*_declared(Path(item), base))
     chosen: dict[str, Path] = {}
-    for file in (*closure.files, *data_files.files.values()):
+    for file in (*closure.files, *sorted(data_files.files)):
         if data_files.excluded(file.path):
             continue
         if chosen.setdefault(file.path, file.real).resolve() != file.real.resolve():
@@ -206,8 +206,9 @@ def _warnings(closure: Closure, data_files: DataFiles) -> Iterable[str]:
             f"{item.file}:{item.line}: {item.text} imports what is known only at run time; local modules that it means "
             "are not shipped unless they are imported by name elsewhere or declared as files"
         )
+    taken = {file.path for file in data_files.files}
     for skipped in sorted(data_files.skipped.values()):
-        if skipped.path not in data_files.files:
+        if skipped.path not in taken:
             yield f"{skipped.path} is left out: it {skipped.reason}"
     for module in closure.modules:
         if module.file and not module.file.endswith((".py", ".pyw")) and not is_installed(str(module.real)):

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from rmbus.shipping.imports import LocalModule, Root
+from rmbus.shipping.modules import is_installed
 from rmbus.shipping.pickling import Trace
 from rmbus.shipping.source import ImportStatement, Reach, Scan, scan
 
@@ -61,12 +62,17 @@ def _sort(by_value: Iterable[FunctionType | type]) -> tuple[set[str], list[Funct
 
 
 def _scripts(items: list[FunctionType | type]) -> Iterator[LocalModule]:
-    functions = [item for item in items if isinstance(item, FunctionType)]
     names = {item.__qualname__.partition(".")[0] for item in items}
-    for filename in sorted({function.__code__.co_filename for function in functions}):
-        here = [function for function in functions if function.__code__.co_filename == filename]
-        package = str(here[0].__globals__.get("__package__") or "")
-        read = _scan_text(filename, names) or _scan_code(function.__code__ for function in here)
+    functions = [item for item in items if isinstance(item, FunctionType)]
+    packages = {item.__code__.co_filename: item.__globals__.get("__package__") for item in functions}
+    main = sys.modules["__main__"]
+    file_of_main = getattr(main, "__file__", None)
+    if file_of_main and not is_installed(file_of_main) and any(item.__module__ == "__main__" for item in items):
+        packages.setdefault(file_of_main, main.__package__)  # of classes that have no methods
+    for filename in sorted(packages):
+        package = packages[filename] or ""
+        codes = (item.__code__ for item in functions if item.__code__.co_filename == filename)
+        read = _scan_text(filename, names) or _scan_code(codes)
         file = "/".join([*(part for part in package.split(".") if part), Path(filename).name])
         yield LocalModule("__main__", package, file, Path(filename), read)
 

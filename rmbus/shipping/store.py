@@ -91,28 +91,11 @@ class Store:
         size = len(memoryview(data).cast("B"))
         if offset < 0 or offset + size > total:
             raise MalformedFrame(f"a chunk of {size} bytes at {offset} passes the end of an archive of {total}")
-        with _locked(part, final) as fd:
-            if fd is None:
-                return self.have(address)
-            held = os.fstat(fd).st_size
-            if offset > held:
-                raise MalformedFrame(f"a chunk at {offset} leaves a gap: the next one goes to {held}")
-            try:
-                _write(fd, data, offset)
-                held = os.fstat(fd).st_size
-                if held < total:
-                    return Held(complete=False, offset=held)
-                _verify(fd, address)
-                os.fchmod(fd, 0o400)
-                os.fsync(fd)
-                os.rename(part, final)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise HostError(_trouble(self._root, error, total)) from error
-            except ProtocolError:
-                part.unlink(missing_ok=True)
-                raise
-        return Held(complete=True, offset=held)
+        try:
+            with _locked(part, final) as fd:
+                return self.have(address) if fd is None else _take(fd, part, final, offset, data, total)
+        except OSError as error:
+            raise HostError(_trouble(self._root, error, total)) from error
 
     def open(self, address: str) -> int:
         """Return a descriptor of a complete package, for reading; the caller closes it.
@@ -154,6 +137,26 @@ def _locked(part: Path, final: Path) -> Generator[int | None]:
                 return
         finally:
             os.close(fd)
+
+
+def _take(fd: int, part: Path, final: Path, offset: int, data: bytes | memoryview, total: int) -> Held:
+    """Write a chunk, and make the package complete if it was the last; on any failure nothing of it stays."""
+    held = os.fstat(fd).st_size
+    if offset > held:
+        raise MalformedFrame(f"a chunk at {offset} leaves a gap: the next one goes to {held}")
+    try:
+        _write(fd, data, offset)
+        held = os.fstat(fd).st_size
+        if held < total:
+            return Held(complete=False, offset=held)
+        _verify(fd, final.stem)
+        os.fchmod(fd, 0o400)
+        os.fsync(fd)
+        os.rename(part, final)
+    except (OSError, ProtocolError):
+        part.unlink(missing_ok=True)
+        raise
+    return Held(complete=True, offset=held)
 
 
 def _is_still(fd: int, path: Path) -> bool:
