@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rmbus.media import AudioFrame, Data, Packet, VideoFrame
     from rmbus.node import Input, Interrupt, Needs, Node, Output
     from rmbus.pipeline import Pipeline, drop_oldest, latest, reliable
-    from rmbus.session import Report, Session
+    from rmbus.report import Report
+    from rmbus.session import Session
 
 __version__ = "0.1.0"
 
@@ -65,7 +66,7 @@ _HOMES = {
     "Output": "rmbus.node",
     "Packet": "rmbus.media",
     "Pipeline": "rmbus.pipeline",
-    "Report": "rmbus.session",
+    "Report": "rmbus.report",
     "RmbusError": "rmbus.errors",
     "Session": "rmbus.session",
     "Video": "rmbus.formats",
