@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -102,22 +102,19 @@ class Invoker:
     def _run(self, result: Any) -> None:
         """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""
         value: Any = self._awaited(result)
-        if isinstance(value, Iterator):
+        if _is_iterator(value):
             deque(value, maxlen=0)
 
     def _emissions(self, result: Any, origin: Frame | None) -> Iterable[Emission]:
         value: Any = self._awaited(result)
-        if isinstance(value, Iterator):
+        if _is_iterator(value):
             return self._stream(value, origin)
         return tuple(self._taken(value, origin))
 
     def _awaited(self, result: Any) -> Any:
         """Return what a call gave: of a coroutine its value, of an async iterator an iterator."""
-        if isinstance(result, Coroutine):
-            result = self._event_loop.call(result)
-        if isinstance(result, AsyncIterator):
-            return self._event_loop.iterate(result)
-        return result
+        value = self._event_loop.call(result) if _is_coroutine(result) else result
+        return self._event_loop.iterate(value) if _is_async_iterator(value) else value
 
     def _stream(self, steps: Iterator[Any], origin: Frame | None) -> Generator[Emission, None, None]:
         over = False
@@ -155,3 +152,18 @@ class Invoker:
         emission = self._converter.emission((self.ports.outputs[port], lent), model)
         if emission is not None:
             self._lent.append(emission)
+
+
+# As functions, for isinstance() would leave what they yield unknown to the type checkers.
+
+
+def _is_coroutine(value: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
+    return isinstance(value, Coroutine)
+
+
+def _is_iterator(value: object) -> TypeGuard[Iterator[Any]]:
+    return isinstance(value, Iterator)
+
+
+def _is_async_iterator(value: object) -> TypeGuard[AsyncIterator[Any]]:
+    return isinstance(value, AsyncIterator)
