@@ -118,7 +118,8 @@ def spawn_command(
     grants = grants or Grants()
     options = jail_arguments(node_dir=str(node_dir), grants=grants, tmp_bytes=tmp_bytes, seccomp_fd=_SECCOMP_FD)
     program = seccomp.compile_filter(seccomp.jail_policy(network=grants.network), kernel.machine())
-    return Command(level, (bwrap, *options, "--", *argv), everything, "/", tuple(fds), work, program)
+    inner = (os.path.normpath(argv[0]), *argv[1:])  # a jail lacks the folders that `..` would lead back out of
+    return Command(level, (bwrap, *options, "--", *inner), everything, "/", tuple(fds), work, program)
 
 
 def died_of(level: Level, returncode: int) -> signal.Signals | None:

@@ -105,7 +105,15 @@ def memory_of_a_neighbour(target: dict[str, Any]) -> None:
     there = ctypes.create_string_buffer(16)
     one = (ctypes.c_void_p * 2)(ctypes.addressof(there), 16)
     far = (ctypes.c_void_p * 2)(target["address"], 16)
-    _call(310 if _X86 else 270, ctypes.c_long(target["pid"]), one, ctypes.c_long(1), far, ctypes.c_long(1), 0)
+    _call(
+        310 if _X86 else 270,
+        ctypes.c_long(target["pid"]),
+        one,
+        ctypes.c_long(1),
+        far,
+        ctypes.c_long(1),
+        ctypes.c_long(0),
+    )
 
 
 def slow_a_neighbour_down(target: dict[str, Any]) -> None:

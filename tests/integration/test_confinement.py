@@ -278,13 +278,15 @@ def test_a_node_can_do_its_work(level: Level, found: Probe, folders: tuple[Path,
 
 
 _ENVIRONMENT = """
-import json, os
+import json, os, sys
 from rmbus.runtime import confine
 said = confine.apply("jail")
-try:
-    os.stat("/work-of-the-host"); other = True
-except FileNotFoundError:
-    other = False
+for folder in sys.argv[1], "/", "/usr", "/dev", "/proc/self":
+    try:
+        open(folder + "/new", "w")
+    except OSError:
+        continue
+    sys.exit(folder + " can be written to")
 print(json.dumps([dict(os.environ), sorted(os.listdir("/proc/self/fd")), os.getcwd(), said, os.statvfs("/tmp").f_blocks
     * os.statvfs("/tmp").f_frsize, sorted(os.listdir("/dev"))]))
 """
@@ -296,7 +298,7 @@ def test_a_jail_shows_nothing_of_the_host(
     """Environment, descriptors and devices are an exact list, and /tmp has the size that it was given."""
     _needs(found, Level.JAIL)
     monkeypatch.setenv("AWS_SECRET", "hush")
-    command = _python(Level.JAIL, _ENVIRONMENT, folders=folders, env={"GIVEN": "1"}, tmp_bytes=8 << 20)
+    command = _python(Level.JAIL, _ENVIRONMENT, str(folders[0]), folders=folders, env={"GIVEN": "1"}, tmp_bytes=8 << 20)
     environment, descriptors, folder, said, size, devices = json.loads(_output(command))
     assert set(environment) <= {"PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "LANG", "GIVEN", "PWD", "LC_CTYPE"}
     assert descriptors == ["0", "1", "2", "3"]  # the last is the listing's own
@@ -342,6 +344,16 @@ def test_limits_bind(level: Level, found: Probe, folders: tuple[Path, Path]) -> 
     """Files, memory and descriptors end at their limits, and limits cannot be raised again."""
     _needs(found, level)
     _output(_python(level, _LIMITS, level.word, folders=folders))
+
+
+def test_an_interpreter_called_by_a_roundabout_path_is_found(found: Probe, folders: tuple[Path, Path]) -> None:
+    """A host that was started as `../.venv/bin/python` gives jails whose interpreter starts."""
+    _needs(found, Level.JAIL)
+    around = os.path.join(str(folders[1]), os.path.relpath(sys.executable, str(folders[1])))
+    argv = [around, "-I", "-c", "import rmbus; print('up')"]
+    command = spawn_command(Level.JAIL, argv, node_dir=folders[0], work_dir=folders[1])
+    assert ".." in around
+    assert _output(command) == "up\n"
 
 
 def test_a_full_tmp_is_an_error(found: Probe, folders: tuple[Path, Path]) -> None:
@@ -441,6 +453,26 @@ def test_confined_refuses_a_process_with_threads(found: Probe, folders: tuple[Pa
             print(error)
     """
     assert "2 threads" in _output(_python(Level.CONFINED, source, folders=folders))
+
+
+_TIGHT = """
+import os, re, resource, sys, time
+from rmbus.runtime import confine
+writable = [os.getcwd()] if sys.argv[1] == "confined" else []
+used = int(re.search("VmData:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (512 << 10),) * 2)
+before = time.perf_counter()
+confine.apply(sys.argv[1], writable=writable)
+print(time.perf_counter() - before)
+"""
+
+
+@pytest.mark.parametrize("level", [Level.JAIL, Level.CONFINED], ids=lambda level: level.word)
+def test_half_a_megabyte_is_memory_enough(level: Level, found: Probe, folders: tuple[Path, Path]) -> None:
+    """A process confines itself where hardly any memory is left, and quickly (on a busy machine: the best of five)."""
+    _needs(found, level)
+    command = _python(level, _TIGHT, level.word, folders=folders)
+    assert min(float(_output(command)) for _ in range(5)) < 0.005
 
 
 def test_a_jail_that_is_none_is_found_out(folders: tuple[Path, Path]) -> None:
