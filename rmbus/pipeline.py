@@ -15,7 +15,8 @@ from rmbus.formats import fits, is_inter_coded, show
 from rmbus.node import Convert, Input, Node, Output, Port, Target, describe_ports, node_name, options_of, ports
 
 if TYPE_CHECKING:
-    from rmbus.session import Report, Results, Session
+    from rmbus.report import Report
+    from rmbus.session import Results, Session
 
 __all__ = ["DEFAULT", "LIVE", "Delivery", "Edge", "Pipeline", "drop_oldest", "join", "latest", "merge", "reliable"]
 
@@ -327,19 +328,18 @@ class Pipeline:
 
         return session.run(self, on=on, duration_s=duration_s)
 
-    def start(self, *, on: str | Sequence[str] = "local", detach: bool = False) -> Session:
+    def start(self, *, on: str | Sequence[str] = "local") -> Session:
         """Start, and return the running session.
 
         Args:
             on: as for `run`.
-            detach: let it go on when this process ends; only on a host that is already running.
 
         Raises:
             PipelineError: the graph is invalid.
         """
         from rmbus import session
 
-        return session.start(self, on=on, detach=detach)
+        return session.start(self, on=on)
 
     def process(self, items: Iterable[Any] | AsyncIterable[Any], *, on: str | Sequence[str] = "inline") -> Results:
         """Feed the one open input, and return what comes out of the one open output, for `for` and `async for`.

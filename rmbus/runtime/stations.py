@@ -1,0 +1,270 @@
+"""The parts of an inline run: the queue of an edge, and a node with its edges."""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import attrs
+
+from rmbus.delivery import Delivery
+from rmbus.errors import NodeError, node_error
+from rmbus.media import Frame
+from rmbus.node import Interrupt
+from rmbus.runtime.invoke import Emission, Invoker
+
+_arrivals: Final = itertools.count()
+
+
+@attrs.frozen
+class NodeCount:
+    """What a node did: frames given to `process`, frames that it sent, and frames that it failed on and skipped."""
+
+    name: str
+    frames_in: int
+    frames_out: int
+    skipped: int = 0
+
+
+@attrs.frozen
+class EdgeCount:
+    """What became of an edge's frames."""
+
+    name: str
+    delivery: str
+    published: int
+    delivered: int
+    dropped: Mapping[str, int]
+    bytes: int
+
+
+@attrs.define(eq=False)
+class Link:
+    """One edge: what waits on it, and the account of it.
+
+    Attributes:
+        target: the station that it feeds, None where it leads out of the pipeline.
+        port: the name of the input, or of the output where it leads out.
+    """
+
+    name: str
+    delivery: Delivery
+    target: Station | None
+    port: str
+    queue: deque[tuple[int, Frame | Interrupt]] = attrs.field(factory=deque[tuple[int, Frame | Interrupt]])
+    published: int = 0
+    delivered: int = 0
+    bytes: int = 0
+    dropped: Counter[str] = attrs.field(factory=Counter[str])
+    ended: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next frame can be offered."""
+        return self.delivery.kind != "reliable" or len(self.queue) < self.delivery.n
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits and nothing more comes."""
+        return self.ended and not self.queue
+
+    def offer(self, frame: Frame) -> None:
+        """Put a frame in, and drop what the policy says."""
+        self.published += 1
+        self.bytes += _size(frame)
+        while self.delivery.kind != "reliable" and len(self.queue) >= self.delivery.n:
+            self.queue.popleft()
+            self.dropped["overflow"] += 1
+        self.queue.append((next(_arrivals), frame))
+
+    def take(self) -> Frame | Interrupt:
+        """Take the frame that has waited longest."""
+        _, value = self.queue.popleft()
+        self.delivered += not isinstance(value, Interrupt)
+        return value
+
+    def drop_all(self, reason: str) -> None:
+        """Throw away what waits."""
+        self.dropped[reason] += len(self.queue)
+        self.queue.clear()
+
+    def count(self) -> EdgeCount:
+        """Return the account."""
+        dropped = {reason: number for reason, number in self.dropped.items() if number}
+        return EdgeCount(self.name, str(self.delivery), self.published, self.delivered, dropped, self.bytes)
+
+
+@attrs.define(eq=False)
+class Station:
+    """A node in an inline run: what it works on, and its edges.
+
+    Attributes:
+        topic: the beginning of its topics, `pipeline/node`.
+        frame: the number of the frame that its code was given last, counted from 0 for each input; None at other times.
+        running: what it still emits. held: what it has emitted and nobody had room for.
+    """
+
+    name: str
+    topic: str
+    invoker: Invoker
+    skips: bool
+    inputs: list[Link] = attrs.field(factory=list[Link])
+    outputs: dict[str, list[Link]] = attrs.field(factory=dict[str, list[Link]])
+    running: Iterator[Emission] | None = None
+    held: Emission | None = None
+    frame: int | None = None
+    started: bool = False
+    flushed: bool = False
+    ended: bool = False
+    frames_in: int = 0
+    frames_out: int = 0
+    skipped: int = 0
+    _given: Counter[str] = attrs.field(factory=Counter[str])
+    _sent: Counter[str] = attrs.field(factory=Counter[str])
+
+    def step(self) -> bool:
+        """Do one thing, if there is one to do."""
+        if self.ended:
+            return False
+        if self.held is not None:
+            return self._release(self.held)
+        if self.running is not None:
+            self._pull(self.running)
+            return True
+        waiting = [link for link in self.inputs if link.queue]
+        if waiting:
+            self._begin(min(waiting, key=lambda link: link.queue[0][0]))
+            return True
+        if self.invoker.is_source and not self.started:
+            self.started = True
+            with self.user_code():
+                self.running = self.invoker.source()
+            return True
+        if all(link.ended for link in self.inputs):
+            self.finish()
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Flush, and when that has been done, end."""
+        self.started = True
+        if not self.flushed:
+            self.flushed = True
+            self.frame = None
+            with self.user_code():
+                self.running = iter(self.invoker.flush())
+            return
+        self.ended = True
+        for link in itertools.chain.from_iterable(self.outputs.values()):
+            link.ended = True
+
+    def drain(self) -> None:
+        """End a source: what it has emitted is finished."""
+        if self.invoker.is_source and not self.flushed:
+            self.started = True
+            self.stop_running()
+
+    def stop_running(self) -> None:
+        """Close what the node's code is in the middle of."""
+        running, self.running, self.held = self.running, None, None
+        close = getattr(running, "close", None)
+        if close is not None:
+            with self.user_code():
+                close()
+
+    def interrupt(self, port: str | None, told: set[int]) -> None:
+        """Begin a new turn on an output, or on all, and on everything downstream."""
+        for name, links in self.outputs.items():
+            if port is None or name == port:
+                for link in links:
+                    link.drop_all("interrupted")
+                    _tell(link, told)
+
+    @contextmanager
+    def user_code(self) -> Generator[None]:
+        """Give what the user's code raises its place."""
+        try:
+            yield
+        except NodeError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def count(self) -> NodeCount:
+        """Return the account."""
+        return NodeCount(self.name, self.frames_in, self.frames_out, self.skipped)
+
+    def _begin(self, link: Link) -> None:
+        frame = link.take()
+        assert not isinstance(frame, Interrupt)
+        self.frame = self._given[link.port]
+        self._given[link.port] += 1
+        self.frames_in += 1
+        with self._skipping(), self.user_code():
+            self.running = iter(self.invoker.process(frame, link.port))
+
+    def _pull(self, running: Iterator[Emission]) -> None:
+        emission = None
+        self.running = None
+        with self._skipping(), self.user_code():
+            emission = next(running, None)
+            self.running = running if emission is not None else None
+        if emission is not None:
+            self._release(emission)
+
+    def _release(self, emission: Emission) -> bool:
+        """Send an emission if every edge of its output has room, else hold it."""
+        links = self.outputs.get(emission.port, [])
+        if isinstance(emission.value, Interrupt):
+            self.held = None
+            self.interrupt(emission.port, set())
+            return True
+        if not all(link.has_room for link in links):
+            moved, self.held = self.held is not emission, emission
+            return moved
+        self.held = None
+        if links:
+            number = self._sent[emission.port]
+            self._sent[emission.port] += 1
+            self.frames_out += 1
+            frame = emission.value.stamped(seq=number, topic=f"{self.topic}/{emission.port}")
+            for link in links:
+                link.offer(frame)
+        return True
+
+    @contextmanager
+    def _skipping(self) -> Generator[None]:
+        try:
+            yield
+        except NodeError:
+            if not self.skips or self.flushed:
+                raise
+            self.skipped += 1
+
+    def _failure(self, error: Exception) -> NodeError:
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        text = "".join(traceback.format_exception(error))
+        return node_error(str(error), node=self.name, host="", type_name=name, frame=self.frame, traceback_text=text)
+
+
+def _tell(link: Link, told: set[int]) -> None:
+    """Tell whoever reads an edge that its older frames were thrown away."""
+    target = link.target
+    if target is None:
+        link.queue.append((next(_arrivals), Interrupt()))
+    elif id(target) not in told and not target.ended:
+        told.add(id(target))
+        target.stop_running()
+        with target.user_code():
+            target.invoker.interrupted()
+        target.interrupt(None, told)
+
+
+def _size(frame: Frame) -> int:
+    array = getattr(frame, "array", None)
+    return len(getattr(frame, "data", b"")) if array is None else int(array.nbytes)
