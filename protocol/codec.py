@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgpack
@@ -30,34 +31,51 @@ def unpack(data: bytes | memoryview, *, limit: int, what: str) -> _Value:
 
     Raises:
         TooLarge: more than `limit` bytes.
-        MalformedFrame: no msgpack, or nested too deep, or containers too large.
+        MalformedFrame: no msgpack, or nested too deep, containers too large, keys that are neither text nor whole
+            numbers, or an extension type.
     """
     if len(data) > limit:
         raise TooLarge(what, len(data), limit)
+    most = min(MAX_ITEMS, len(data))  # an item is a byte at least; room is made for as many as an array announces
     try:
         value = msgpack.unpackb(
             data,
             raw=False,
             strict_map_key=False,
-            max_array_len=MAX_ITEMS,
-            max_map_len=MAX_ITEMS,
-            max_ext_len=0,
+            object_hook=_keyed,
+            ext_hook=_no_extension,
+            max_array_len=most,
+            max_map_len=most,
         )
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedFrame(f"{what} is no msgpack within the limits: {error}") from error
-    if _depth(value) > MAX_DEPTH:
+    if _is_deeper(value, MAX_DEPTH):
         raise MalformedFrame(f"{what} is nested deeper than {MAX_DEPTH}")
     return value
 
 
-def _depth(value: object) -> int:
-    level, layer = 0, [value]
-    while layer and level <= MAX_DEPTH:
-        below: list[object] = []
-        for item in layer:
-            if isinstance(item, dict):
-                below += [v for v in item.values() if isinstance(v, dict | list)]
-            elif isinstance(item, list):
-                below += [v for v in item if isinstance(v, dict | list)]
-        level, layer = level + 1, below
-    return level
+def _keyed(value: dict[Any, Any]) -> dict[Any, Any]:
+    for key in value:
+        if type(key) is not str and type(key) is not int:
+            raise ValueError(f"a key is {type(key).__name__}, neither text nor a whole number")
+    return value
+
+
+def _no_extension(code: int, _: bytes) -> object:
+    raise ValueError(f"extension type {code}")
+
+
+_CONTAINERS = (list, dict)  # a tuple: isinstance() against `list | dict` takes five times as long
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether containers are nested deeper than that; a value that is no container has the depth 0."""
+    layer: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
+    while layer and depth:
+        layer = [item for each in layer for item in _inside(each) if isinstance(item, _CONTAINERS)]
+        depth -= 1
+    return bool(layer)
+
+
+def _inside(container: dict[Any, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container

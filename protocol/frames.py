@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from rmbus.errors import MalformedFrame
+from rmbus.errors import MalformedFrame, TooLarge
 from rmbus.protocol.codec import unpack
 from rmbus.protocol.limits import MAX_HEADER_BYTES
 
@@ -54,12 +54,18 @@ class Header(NamedTuple):
 
 
 def encode_header(header: Header) -> bytes:
-    """Return the header as msgpack."""
-    data: bytes = msgpack.packb(header)
+    """Return the header as msgpack.
+
+    Raises:
+        MalformedFrame: a value in it cannot be written: a number beyond 64 bits, say. TooLarge: its `extra` is.
+    """
+    try:
+        data: bytes = msgpack.packb(header)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedFrame(f"a frame cannot travel with the header {header!r:.300}: {error}") from error
+    if len(data) > MAX_HEADER_BYTES:
+        raise TooLarge("a frame header", len(data), MAX_HEADER_BYTES)
     return data
-
-
-_INTS = (0, 1, 2, 4, 5, 6)
 
 
 def decode_header(data: bytes | memoryview) -> Header:
@@ -68,14 +74,17 @@ def decode_header(data: bytes | memoryview) -> Header:
     Raises:
         MalformedFrame: the bytes are no header. TooLarge: there are too many of them.
     """
-    value = unpack(data, limit=MAX_HEADER_BYTES, what="a frame header")
-    if not isinstance(value, list) or len(value) < 8:
+    found: object = unpack(data, limit=MAX_HEADER_BYTES, what="a frame header")
+    value: list[Any] = [*found] if isinstance(found, list) else []
+    if len(value) < 8:
         raise MalformedFrame("a frame header is an array of at least 8 elements")
-    for place in _INTS:
-        if type(value[place]) is not int or value[place] < 0:
-            raise MalformedFrame(f"element {place} of a frame header is not a whole number from 0 up")
-    if value[3] is not None and type(value[3]) is not int:
+    header = Header(*value[:8])
+    kind, seq, turn, pts, num, den, captured_ns, _ = header
+    for number in (kind, seq, turn, num, den, captured_ns):
+        if type(number) is not int or number < 0:
+            raise MalformedFrame(f"a frame header has {number!r:.80} where a whole number from 0 up is due")
+    if pts is not None and type(pts) is not int:
         raise MalformedFrame("the pts of a frame header is neither null nor a whole number")
-    if value[4] == 0 or value[5] == 0:
+    if not num or not den:
         raise MalformedFrame("the time base of a frame header has a zero")
-    return Header(*value[:8])
+    return header

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_HEADER_BYTES: Final = 64 * 1024
-"""A frame header, or the header of any message on a lane."""
+MAX_HEADER_BYTES: Final = 64 * 1024 - 1
+"""A frame header, or the header of any message on a lane: its length is 16 bits."""
 
 MAX_PAYLOAD_BYTES: Final = 1 << 30
 """One frame's payload."""
@@ -22,8 +22,22 @@ MAX_DATAGRAM_BYTES: Final = 160 * 1024
 MAX_DEPTH: Final = 32
 """Nesting of containers in a header or a control message."""
 
-MAX_ITEMS: Final = 100_000
-"""Elements of one container in a header or a control message."""
+MAX_ITEMS: Final = 10_000
+"""Elements of one container in a header or a control message: a decoder makes room for what an array announces."""
+
+MAX_ID: Final = (1 << 63) - 1
+"""The id of a control message."""
+
+MAX_NUMBER: Final = (1 << 31) - 1
+"""The number of a node or an edge in its session, and the n of a delivery."""
+
+MAX_NAME_BYTES: Final = 255
+"""The name of a node or a port, in UTF-8."""
+
+MIN_TOKEN_BYTES: Final = 16
+"""An edge's token; it is random, so that nobody guesses it."""
+
+MAX_TOKEN_BYTES: Final = 64
 
 INLINE_BYTES: Final = 64 * 1024
 """A payload up to this size rides in the same part as its header; a larger one is a part of its own."""
@@ -32,6 +46,7 @@ DEFAULT_CREDIT: Final = 2
 """Frames that a consumer lets a producer send ahead of what it has processed."""
 
 MAX_CREDIT: Final = 1024
+"""The greatest window: a grant is never further than this beyond what the consumer has processed."""
 
 MAX_TOPIC_BYTES: Final = 255
 

@@ -6,82 +6,30 @@ for. Unknown fields are ignored, unknown tags are answered with `Refused`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, Final
 
 import attrs
-import cattrs
 
-from rmbus.errors import MalformedFrame
-from rmbus.protocol.codec import pack, unpack
-from rmbus.protocol.limits import MAX_CONTROL_BYTES
+from rmbus.protocol import fields
+from rmbus.protocol.envelope import Message as Message
+from rmbus.protocol.envelope import UnknownTag as UnknownTag
+from rmbus.protocol.envelope import decode as decode
+from rmbus.protocol.envelope import encode as encode
+from rmbus.protocol.envelope import message as _message
+from rmbus.protocol.envelope import tags as tags
+from rmbus.protocol.limits import DEFAULT_CREDIT, MAX_CREDIT, MAX_ID, MAX_NUMBER
 
 Fields = dict[str, Any]
 
-_by_tag: dict[str, type[Message]] = {}
-_converter = cattrs.Converter(forbid_extra_keys=False, prefer_attrib_converters=True)
+_ELSEWHERE: Final = -1
+"""The number of a node that is on another host, and of the edge of an input that a topic feeds."""
 
-
-@attrs.frozen
-class Message:
-    """Any control message."""
-
-    tag: ClassVar[str] = ""
-
-
-_M = TypeVar("_M", bound=Message)
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
-def _message(tag: str) -> Callable[[type[_M]], type[_M]]:
-    def register(cls: type[_M]) -> type[_M]:
-        defined = attrs.frozen(cls)
-        defined.tag = tag
-        _by_tag[tag] = defined
-        return defined
-
-    return register
-
-
-def encode(message: Message, number: int = 0) -> bytes:
-    """Return a message as msgpack.
-
-    Args:
-        message: what to say.
-        number: the id: of the request, in a request and its reply; 0 in an event.
-    """
-    return pack([message.tag, number, _converter.unstructure(message)])
-
-
-def decode(data: bytes | memoryview) -> tuple[int, Message]:
-    """Return the id and the message that the bytes hold.
-
-    Raises:
-        MalformedFrame: they hold none that is known. TooLarge: over the limit.
-    """
-    value = unpack(data, limit=MAX_CONTROL_BYTES, what="a control message")
-    if not (isinstance(value, list) and len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int):
-        raise MalformedFrame("a control message is [tag, id, fields]")
-    cls = _by_tag.get(value[0])
-    if cls is None:
-        raise UnknownTag(value[0], value[1])
-    try:
-        return value[1], _converter.structure(value[2], cls)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reasons = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
-        raise MalformedFrame(f"a {value[0]!r} message is not as specified: {'; '.join(reasons)}") from error
-
-
-class UnknownTag(MalformedFrame):
-    """A message of a kind that this side does not know; a later version may.
-
-    Attributes:
-        unknown: the tag. number: the message's id.
-    """
-
-    def __init__(self, unknown: str, number: int) -> None:
-        super().__init__(f"unknown message {unknown!r}")
-        self.unknown, self.number = unknown, number
+_number = fields.number(0, MAX_NUMBER)
+_number_or_elsewhere = fields.number(_ELSEWHERE, MAX_NUMBER)
+_delivery = fields.one_of("latest", "drop_oldest", "reliable")
+_frames = fields.number(1, MAX_NUMBER)
+_credit = fields.number(1, MAX_CREDIT)
+_size = fields.number(0, MAX_ID)
 
 
 # --- both ways ------------------------------------------------------------------------------------------------------
@@ -91,7 +39,7 @@ class UnknownTag(MalformedFrame):
 class Ok(Message):
     """The request was carried out."""
 
-    value: Fields = attrs.field(factory=dict)
+    value: Fields = attrs.field(factory=dict[str, Any])
 
 
 @_message("refused")
@@ -149,16 +97,16 @@ class Ping(Message):
 class Have(Message):
     """How much of a package do you have? Answered with `ok {"complete": bool, "offset": int}`."""
 
-    address: str
+    address: str = attrs.field(validator=fields.address)
 
 
 @_message("put")
 class Put(Message):
     """A chunk of a package; its bytes are the blob. Answered with `ok {"complete": bool, "offset": int}`."""
 
-    address: str
-    offset: int
-    total: int
+    address: str = attrs.field(validator=fields.address)
+    offset: int = attrs.field(validator=_size)
+    total: int = attrs.field(validator=_size)
 
 
 @_message("start")
@@ -176,18 +124,18 @@ class Start(Message):
         by_hand: no process is started: one of the user's will join with the same session and node.
     """
 
-    session: str
-    node: int
-    name: str
+    session: str = attrs.field(validator=fields.session)
+    node: int = attrs.field(validator=_number)
+    name: str = attrs.field(validator=fields.name)
     entry: str
-    address: str = ""
+    address: str = attrs.field(default="", validator=fields.address)
     python: tuple[int, int] = (0, 0)
     implementation: str = ""
-    sys_path: list[str] = attrs.field(factory=list)
+    sys_path: list[str] = attrs.field(factory=list[str])
     folder: str = ""
-    inputs: list[str] = attrs.field(factory=list)
-    outputs: list[str] = attrs.field(factory=list)
-    topics: dict[str, str] = attrs.field(factory=dict)
+    inputs: list[str] = attrs.field(factory=list[str])
+    outputs: list[str] = attrs.field(factory=list[str])
+    topics: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
     by_hand: bool = False
 
 
@@ -213,16 +161,16 @@ class Link(Message):
         peer: the other gateway's endpoint; `peer_key` its key, `public` and `secret` the client's pair.
     """
 
-    session: str
-    edge: int
-    token: bytes
-    producer: int
-    out: str
-    consumer: int
-    into: str
-    delivery: str = "reliable"
-    n: int = 8
-    credit: int = 2
+    session: str = attrs.field(validator=fields.session)
+    edge: int = attrs.field(validator=_number)
+    token: bytes = attrs.field(validator=fields.token)
+    producer: int = attrs.field(validator=_number_or_elsewhere)
+    out: str = attrs.field(validator=fields.name)
+    consumer: int = attrs.field(validator=_number_or_elsewhere)
+    into: str = attrs.field(validator=fields.name)
+    delivery: str = attrs.field(default="reliable", validator=_delivery)
+    n: int = attrs.field(default=8, validator=_frames)
+    credit: int = attrs.field(default=DEFAULT_CREDIT, validator=_credit)
     dial: bool = False
     peer: str = ""
     peer_key: str = ""
@@ -234,14 +182,14 @@ class Link(Message):
 class Go(Message):
     """Everything is linked: let the sources of a session begin."""
 
-    session: str
+    session: str = attrs.field(validator=fields.session)
 
 
 @_message("stop")
 class Stop(Message):
     """End a session: with `drain`, the sources stop and what is queued is finished; else its processes are killed."""
 
-    session: str
+    session: str = attrs.field(validator=fields.session)
     drain: bool = True
 
 
@@ -249,7 +197,7 @@ class Stop(Message):
 class Report(Message):
     """Say how a session stands. Answered with `ok {"edges": […], "nodes": […]}`."""
 
-    session: str
+    session: str = attrs.field(validator=fields.session)
 
 
 @_message("status")
@@ -261,7 +209,7 @@ class Status(Message):
 class Find(Message):
     """Which topics match? Answered with `ok {"topics": [[topic, path], …]}`; changes come as `topic` events."""
 
-    pattern: str
+    pattern: str = attrs.field(validator=fields.pattern)
 
 
 # --- host to client: events -----------------------------------------------------------------------------------------
@@ -276,8 +224,8 @@ class NodeEvent(Message):
         status: for `ended` and `lost`, how the process ended, in words.
     """
 
-    session: str
-    node: int
+    session: str = attrs.field(validator=fields.session)
+    node: int = attrs.field(validator=_number)
     state: str
     type_name: str = ""
     message: str = ""
@@ -290,16 +238,16 @@ class NodeEvent(Message):
 class Linked(Message):
     """An edge's mark has come back: it is up."""
 
-    session: str
-    edge: int
+    session: str = attrs.field(validator=fields.session)
+    edge: int = attrs.field(validator=_number_or_elsewhere)
 
 
 @_message("log")
 class Log(Message):
     """Lines that a node printed; `suppressed` more were held back since the last message."""
 
-    session: str
-    node: int
+    session: str = attrs.field(validator=fields.session)
+    node: int = attrs.field(validator=_number)
     lines: list[str]
     suppressed: int = 0
 
@@ -315,7 +263,7 @@ class Draining(Message):
 class PeerLost(Message):
     """The connection between two gateways has failed."""
 
-    session: str
+    session: str = attrs.field(validator=fields.session)
     peer: str
     edges: list[int]
 
@@ -324,7 +272,7 @@ class PeerLost(Message):
 class Topic(Message):
     """A topic has appeared, or (with an empty path) gone."""
 
-    topic: str
+    topic: str = attrs.field(validator=fields.topic)
     path: str
 
 
@@ -357,10 +305,10 @@ class Input(Message):
         page, listener: places among the descriptors that ride along, -1: none. path: where the socket listens.
     """
 
-    edge: int
-    port: str
-    token: bytes
-    credit: int
+    edge: int = attrs.field(validator=_number)
+    port: str = attrs.field(validator=fields.name)
+    token: bytes = attrs.field(validator=fields.token)
+    credit: int = attrs.field(validator=_credit)
     page: int
     listener: int = -1
     path: str = ""
@@ -370,11 +318,11 @@ class Input(Message):
 class Output(Message):
     """An edge that begins at the node."""
 
-    edge: int
-    port: str
-    token: bytes
-    delivery: str
-    n: int
+    edge: int = attrs.field(validator=_number)
+    port: str = attrs.field(validator=fields.name)
+    token: bytes = attrs.field(validator=fields.token)
+    delivery: str = attrs.field(validator=_delivery)
+    n: int = attrs.field(validator=_frames)
     path: str
     page: int
 
@@ -383,7 +331,7 @@ class Output(Message):
 class Publish(Message):
     """Publish outputs as topics on the listening socket that rides along."""
 
-    topics: dict[str, str]
+    topics: dict[str, str] = attrs.field(validator=fields.topics)
     listener: int
     path: str
 
@@ -392,8 +340,8 @@ class Publish(Message):
 class Subscribe(Message):
     """Feed an input from a topic."""
 
-    port: str
-    topic: str
+    port: str = attrs.field(validator=fields.name)
+    topic: str = attrs.field(validator=fields.topic)
     path: str
     page: int
 
@@ -414,7 +362,7 @@ class GatewayJob(Message):
     listen: str
     public: str
     secret: str = attrs.field(repr=False)
-    clients: list[str] = attrs.field(factory=list)
+    clients: list[str] = attrs.field(factory=list[str])
 
 
 # --- node to host, on the umbilical ---------------------------------------------------------------------------------
@@ -436,11 +384,11 @@ class Join(Message):
         inputs, outputs: port to topic, where it joins by topics alone.
     """
 
-    name: str
-    session: str = ""
-    node: int = 0
-    inputs: dict[str, str] = attrs.field(factory=dict)
-    outputs: dict[str, str] = attrs.field(factory=dict)
+    name: str = attrs.field(validator=fields.name)
+    session: str = attrs.field(default="", validator=fields.session)
+    node: int = attrs.field(default=0, validator=_number)
+    inputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
+    outputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
 
 
 @_message("listening")

@@ -1,0 +1,78 @@
+"""What the values of a message's fields may be, beyond their types: attrs validators that raise `MalformedFrame`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from rmbus.errors import MalformedFrame
+from rmbus.protocol.limits import MAX_NAME_BYTES, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES
+from rmbus.protocol.topics import check_pattern, check_topic
+
+Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+_SESSION: Final = re.compile(r"[0-9A-Za-z_-]{0,64}")
+_ADDRESS: Final = re.compile(r"([0-9a-f]{64})?")
+
+
+def number(low: int, high: int) -> Check:
+    """Return the check of a whole number in a range, its ends included."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+        if not low <= value <= high:
+            raise MalformedFrame(f"{attribute.name} is {value}, and may be {low} to {high}")
+
+    return check
+
+
+def one_of(*words: str) -> Check:
+    """Return the check of a word."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+        if value not in words:
+            raise MalformedFrame(f"{attribute.name} is {value[:MAX_NAME_BYTES]!r}, and may be {', '.join(words)}")
+
+    return check
+
+
+def session(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check the name of a session, from which names of files are made."""
+    if not _SESSION.fullmatch(value):
+        raise MalformedFrame(f"{attribute.name} {value[:80]!r} is not letters, digits, _ and -, 64 at most")
+
+
+def address(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check a content address; none at all passes."""
+    if not _ADDRESS.fullmatch(value):
+        raise MalformedFrame(f"{attribute.name} {value[:80]!r} is no content address, 64 hex digits in lower case")
+
+
+def name(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check the length of a name."""
+    if len(value.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise MalformedFrame(f"{attribute.name} {value[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
+
+
+def token(_: Any, attribute: attrs.Attribute[Any], value: bytes) -> None:
+    """Check the length of an edge's token."""
+    if not MIN_TOKEN_BYTES <= len(value) <= MAX_TOKEN_BYTES:
+        raise MalformedFrame(f"{attribute.name} has {len(value)} bytes, and has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}")
+
+
+def topic(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check the name of a topic."""
+    check_topic(value)
+
+
+def topics(_: Any, attribute: attrs.Attribute[Any], value: dict[str, str]) -> None:
+    """Check a map from ports to topics."""
+    for topic in value.values():
+        check_topic(topic)
+
+
+def pattern(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check a pattern over topics."""
+    check_pattern(value)
