@@ -137,7 +137,8 @@ class Demuxer:
         self._reformatter = VideoReformatter()
         self._rate: Fraction | None = None
         self._filter: BitStreamFilterContext | None = None
-        self._corrupt = 0
+        self._lost = 0  # packets that gave nothing
+        self._damaged = 0  # frames of which FFmpeg has made up a part
         if self._video is not None:
             self._video.thread_type = "AUTO"
             self._rate = self._video.average_rate or self._video.guessed_rate
@@ -156,8 +157,10 @@ class Demuxer:
                 yield from (("video", self._picture(frame)) for frame in self._decode(packet))
             if "packets" in self._wanted:
                 yield from (("packets", frame) for frame in self._encoded(packet))
-        if self._corrupt:
-            _log.warning("%s: %d packets were corrupt and gave no frame", self._url, self._corrupt)
+        if self._lost or self._damaged:
+            _log.warning(
+                "%s is corrupt: %d packets gave no frame, %d frames are damaged", self._url, self._lost, self._damaged
+            )
 
     def close(self) -> None:
         """Close the film."""
@@ -182,11 +185,18 @@ class Demuxer:
         try:
             frames: list[Any] = packet.decode()
         except (InvalidDataError, PatchWelcomeError) as error:
-            if not self._corrupt:
-                _log.warning("%s: a corrupt packet at pts %s: %s", self._url, packet.pts, error.strerror)
-            self._corrupt += 1
+            self._lost += 1
+            self._tell_first("a packet", packet.pts, error.strerror or "")
             return []
+        damaged = [frame for frame in frames if frame.is_corrupt]
+        if damaged:
+            self._damaged += len(damaged)
+            self._tell_first("a frame", damaged[0].pts, "a part of it is made up")
         return frames
+
+    def _tell_first(self, what: str, pts: int | None, why: str) -> None:
+        if self._lost + self._damaged == 1:
+            _log.warning("%s is corrupt, first %s at pts %s: %s", self._url, what, pts, why)
 
     def _picture(self, frame: av.VideoFrame) -> VideoFrame:
         turns = round(frame.rotation / 90) % 4

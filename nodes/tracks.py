@@ -23,8 +23,8 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "libx264": {"preset": "veryfast", "crf": "18"},
     "libx264rgb": {"preset": "veryfast", "crf": "0"},
     "libx265": {"preset": "veryfast", "crf": "20", "x265-params": "log-level=error"},
-    "libvpx-vp9": {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
-    "libvpx": {"crf": "8", "b:v": "8M", "deadline": "realtime", "cpu-used": "4"},
+    "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
+    "libvpx": {"crf": "8", "b": "8000000", "deadline": "realtime", "cpu-used": "4"},
     "libsvtav1": {"crf": "28", "preset": "10"},
     "ffv1": {"level": "3", "slices": "4"},
 }
@@ -89,13 +89,18 @@ class VideoTrack:
         self._base = 1 / form.rate if self._counts and form.rate else first.time_base
         stream = _add(container, codec, form.rate or Fraction(25), {**_OPTIONS.get(codec, {}), **options})
         context = stream.codec_context
-        context.width, context.height, context.pix_fmt = form.width, form.height, self._pixels
+        context.width, context.height = form.width, form.height
+        try:
+            context.pix_fmt = self._pixels
+        except ValueError as error:
+            raise FormatError(f"FFmpeg has no pixel format {self._pixels!r}: yuv420p, yuv444p, gray …") from error
         context.time_base = stream.time_base = self._base
         if codec not in _OPTIONS and encoder.lossy and "b" not in options:
             context.bit_rate = int(form.width * form.height * float(form.rate or 25) * _BITS_PER_PIXEL)
         self._matrix = matrix_for(form.height) if self._pixels.startswith(("yuv", "nv")) else None
         if self._matrix:
             context.colorspace, context.color_primaries, context.color_trc = _MATRIX[self._matrix]
+        _open(context, f"{form.width}x{form.height} {self._pixels}")
         self._stream = stream
         self._reformatter = VideoReformatter()
         self._last: int | None = None
@@ -160,6 +165,7 @@ class AudioTrack:
             _log.warning("%s holds two channels: the sound, %s, is mixed down to stereo", codec, layout)
             layout = "stereo"
         self._stream.codec_context.layout = layout
+        _open(self._stream.codec_context, f"{first.rate} Hz {layout}")
         self._samples = 0
         self._counts = first.pts is None
 
@@ -210,6 +216,19 @@ class PacketTrack:
     def flush(self) -> list[av.Packet[Any]]:
         """Return nothing: nothing is held."""
         return []
+
+
+def _open(context: Any, what: str) -> None:
+    options = dict(context.options)
+    try:
+        context.open(strict=False)
+    except FFmpegError as error:
+        raise FormatError(
+            f"the encoder {context.codec.name} refuses {what} with the options {options}: {error.strerror}"
+        ) from error
+    unknown = set(context.options) & set(options)
+    if unknown:
+        raise FormatError(f"the encoder {context.codec.name} knows no option {', '.join(sorted(unknown))}")
 
 
 def _packets(stream: Any, frame: object) -> list[av.Packet[Any]]:
