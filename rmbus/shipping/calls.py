@@ -84,11 +84,23 @@ class Calls:
             case ast.Attribute(attr=name) if name in _IMPORTERS | _BY_PATH:
                 return name
             case ast.Attribute(value=value, attr=name) if name in _RESOURCES:
-                return name if ast.unparse(value).endswith("resources") else None
+                return name if dotted(value).endswith("resources") else None
             case ast.Attribute(value=ast.Name(id="pkgutil"), attr="get_data"):
                 return "get_data"
             case _:
                 return None
+
+
+def dotted(expression: ast.expr) -> str:
+    """Return a dotted name as it is written; empty for any other expression."""
+    match expression:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            base = dotted(value)
+            return f"{base}.{name}" if base else ""
+        case _:
+            return ""
 
 
 def is_import_error(expression: ast.expr | None) -> bool:

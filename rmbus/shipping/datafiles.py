@@ -16,6 +16,10 @@ from rmbus.shipping.imports import LocalModule, SourceFile
 MAX_DATA_FILE_BYTES: Final = 16 * 1024 * 1024
 """A larger data file travels only if it is declared."""
 
+MAX_FOLDER_FILES: Final = 2000
+MAX_FOLDER_BYTES: Final = 128 * 1024 * 1024
+"""If the data files of one folder are more than this, none of them travels unless it is declared."""
+
 NEVER: Final = (
     ".*", "__pycache__", "node_modules", "*.egg-info", "*~", "*.swp", "*.pyc", "*.pyo",
 )  # fmt: skip
@@ -58,7 +62,7 @@ class DataFiles:
             if module.name in packages:
                 for folder in module.folders:
                     self._folder(Path(folder), module.name.replace(".", "/"))
-            elif module.scan.literals and module.package not in packages and _is_file(module.real):
+            elif module.scan.literals and module.package not in packages and os.path.isfile(module.real):
                 self._named(module)
 
     def declared(self, real: Path, path: str) -> None:
@@ -78,8 +82,18 @@ class DataFiles:
         )
 
     def _folder(self, folder: Path, path: str) -> None:
+        found = DataFiles(self._exclude)
         for file in _walk(folder, stop_at_packages=True):
-            self._consider(file, f"{path}/{file.relative_to(folder).as_posix()}", folder)
+            found._consider(file, f"{path}/{file.relative_to(folder).as_posix()}", folder)
+            if len(found.files) > MAX_FOLDER_FILES:
+                break
+        size = sum(file.real.stat().st_size for file in found.files)
+        if len(found.files) <= MAX_FOLDER_FILES and size <= MAX_FOLDER_BYTES:
+            self.files |= found.files
+            self.skipped |= found.skipped
+        else:
+            limits = f"more than {MAX_FOLDER_FILES} data files or {MAX_FOLDER_BYTES >> 20} MiB of them"
+            self.skipped[path] = Skipped(path, f"has {limits}; declare those that the host needs")
 
     def _named(self, module: LocalModule) -> None:
         """Add what a module or script outside any package names by a text literal, if it lies beside it."""
@@ -91,9 +105,11 @@ class DataFiles:
                 continue
             found = list(beside.glob(text)) if any(sign in text for sign in "*?[") and "**" not in text else []
             for real in found or [beside / text]:
-                if _is_file(real):
+                if os.path.isfile(real):
                     self._consider(real, prefix + real.relative_to(beside).as_posix(), beside)
-                elif real.is_dir() and not found and not (real / "__init__.py").exists() and not _never(real.name):
+                elif (
+                    os.path.isdir(real) and not found and not (real / "__init__.py").exists() and not _never(real.name)
+                ):
                     self._folder(real, prefix + real.relative_to(beside).as_posix())
 
     def _consider(self, file: Path, path: str, folder: Path | None, *, code: bool = False) -> None:
@@ -122,7 +138,7 @@ def _walk(folder: Path, *, stop_at_packages: bool = False) -> Iterator[Path]:
     for top, folders, files in os.walk(folder):
         here = Path(top)
         folders[:] = sorted(name for name in folders if not _skip(here / name, stop_at_packages))
-        yield from (here / name for name in sorted(files) if _is_file(here / name))
+        yield from (here / name for name in sorted(files) if os.path.isfile(here / name))
 
 
 def _skip(folder: Path, stop_at_packages: bool) -> bool:
@@ -133,10 +149,3 @@ def _skip(folder: Path, stop_at_packages: bool) -> bool:
 
 def _never(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in NEVER)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a text that is no path
-        return False

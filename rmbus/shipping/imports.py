@@ -116,11 +116,19 @@ class Closure:
 
 @frozen
 class Root:
-    """A module to start from, and how surely the code that is shipped imports it."""
+    """A module to start from.
+
+    Attributes:
+        module: its dotted name.
+        reach: how surely the code that is shipped imports it.
+        needed_by: what needs it, for the text of an error.
+        names: the names of it that are used; None for the whole of it.
+    """
 
     module: str
     reach: Reach = Reach.EAGER
     needed_by: str = "the object that is shipped"
+    names: frozenset[str] | None = None
 
 
 def find_imports(
@@ -164,6 +172,7 @@ class _Walk:
         self._external: dict[tuple[str, str], Import] = {}
         self._missing: set[tuple[str, str]] = set()
         self._shadows: dict[str, Shadow] = {}
+        self._names: dict[str, frozenset[str] | None] = {}
 
     def start(self, root: Root) -> None:
         found = self._resolver.resolve(root.module)
@@ -172,6 +181,7 @@ class _Walk:
                 f"{root.needed_by} refers to module {root.module!r}, which has no file that could be shipped; "
                 "define its classes in a module that lies in a file, or in the script itself"
             )
+        self._names[root.module] = root.names
         self._meet(found, root.reach, _Origin(root.needed_by, "", None, 0))
 
     def finish(self) -> Closure:
@@ -216,8 +226,11 @@ class _Walk:
         name = found.file.name
         suffix = name[name.index(".") :]
         file = "/".join([*folder.split("."), "__init__"] if is_package else found.name.split(".")) + suffix
-        text = Scan(()) if suffix in EXTENSION_SUFFIXES else scan_file(found.file, found.name, origin)
+        text = Scan(()) if suffix in EXTENSION_SUFFIXES else self._scan(found.file, found.name, origin)
         self.read(LocalModule(found.name, folder, file, found.file, text, found.folders), reach)
+
+    def _scan(self, file: Path, module: str, origin: _Origin) -> Scan:
+        return scan_file(file, module, origin, self._names.get(module))
 
     def _meet(self, found: Found, reach: Reach, origin: _Origin) -> None:
         if found.shadow is not None and found.name not in self._shadows:
@@ -287,10 +300,10 @@ class _Walk:
 
 
 _Stamp = tuple[int, int]
-_scans: Final[dict[Path, tuple[_Stamp, Scan]]] = {}
+_scans: Final[dict[tuple[Path, frozenset[str] | None], tuple[_Stamp, Scan]]] = {}
 
 
-def scan_file(real: Path, module: str, origin: object) -> Scan:
+def scan_file(real: Path, module: str, origin: object, names: frozenset[str] | None = None) -> Scan:
     """Return what a local module's file says; remembered until the file changes.
 
     Raises:
@@ -299,10 +312,10 @@ def scan_file(real: Path, module: str, origin: object) -> Scan:
     try:
         status = os.stat(real)
         stamp = (status.st_mtime_ns, status.st_size)
-        known = _scans.get(real)
+        known = _scans.get((real, names))
         if known is None or known[0] != stamp:
-            known = (stamp, scan(real.read_bytes(), str(real)))
-            _scans[real] = known
+            known = (stamp, scan(real.read_bytes(), str(real), names=names))
+            _scans[real, names] = known
         return known[1]
     except SyntaxError as error:
         raise PackagingError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -135,10 +134,14 @@ class Resolver:
         return Found(name, Place.LOADED if name in self._loaded else Place.MISSING)
 
     def _submodule(self, name: str, parent: Found) -> Found:
-        if parent.place is not Place.LOCAL:
-            return Found(name, parent.place)
-        found = self._from_loaded(name) or self._from_path(name, parent.folders)
-        return found or Found(name, Place.LOADED if name in self._loaded else Place.MISSING)
+        if parent.place is Place.STANDARD:
+            return Found(name, Place.STANDARD)
+        found = self._from_loaded(name)
+        if found is None and parent.place is Place.LOCAL:
+            found = self._from_path(name, parent.folders)
+        if found is not None or parent.place is Place.INSTALLED:
+            return found or Found(name, Place.INSTALLED)
+        return Found(name, Place.LOADED if name in self._loaded else Place.MISSING)
 
     def _finder(self, entry: str) -> FileFinder | None:
         if entry not in self._finders:
@@ -161,6 +164,8 @@ def is_installed(path: str) -> bool:
 @functools.cache
 def distributions() -> Mapping[str, Sequence[str]]:
     """Return the installed distributions of each top-level module. Slow once (about 80 ms), then remembered."""
+    import importlib.metadata  # here, because it takes long to import
+
     return importlib.metadata.packages_distributions()
 
 

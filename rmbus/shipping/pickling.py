@@ -116,7 +116,7 @@ def loads(data: bytes | memoryview, folder: Path | None = None) -> Any:
         return _Unpickler(io.BytesIO(data), folder).load()
     except ModuleNotFoundError as error:
         raise PackagingError(
-            f"the state refers to module {error.name!r}, which is neither in the package nor on this host: {error}\n"
+            f"to load the state, module {error.name!r} is needed, which is neither shipped nor on this host: {error}\n"
             "install it there, or add it to the requirements"
         ) from error
     except (pickle.UnpicklingError, EOFError) as error:

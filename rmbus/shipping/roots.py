@@ -42,9 +42,18 @@ def find_origins(obj: object, trace: Trace) -> Origins:
     """
     named = obj if isinstance(obj, type | FunctionType) else type(obj)
     entry = f"{named.__module__}:{named.__qualname__}"
-    roots = [Root(module, needed_by=named.__qualname__) for module in sorted(trace.modules - {"__main__"})]
+    top = named.__qualname__.partition(".")[0]
+    names = {
+        named.__module__: frozenset({top})
+    }  # of other modules all that is in them counts: it may vary with the state
+    roots = [
+        Root(module, needed_by=named.__qualname__, names=names.get(module))
+        for module in sorted(trace.modules - {"__main__"})
+    ]
     in_modules, loose = _sort(trace.by_value)
-    roots += [Root(module, Reach.LAZY, named.__qualname__) for module in sorted(in_modules - trace.modules)]
+    roots += [
+        Root(module, Reach.LAZY, named.__qualname__, names.get(module)) for module in sorted(in_modules - trace.modules)
+    ]
     return Origins(entry, tuple(roots), tuple(_scripts(loose)))
 
 
@@ -83,7 +92,7 @@ def _scan_text(filename: str, names: set[str]) -> Scan | None:
     if not text:
         return None
     try:
-        return scan(text.encode(), filename, names=names)
+        return scan(text.encode(), filename, names=names, imported=False)
     except (SyntaxError, ValueError):  # a cell with the shell's own syntax: what was compiled of it is read instead
         return None
 

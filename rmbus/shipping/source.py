@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import enum
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,8 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from rmbus.shipping.calls import Calls, is_import_error
+from rmbus.shipping.calls import Calls, dotted, is_import_error
+from rmbus.shipping.uses import bound_names, is_main_guard, used_names
 
 
 class Reach(enum.IntEnum):
@@ -66,20 +68,22 @@ _CALLS: Final = (b"import_module", b"__import__", b"resources", b"get_data", b"r
 _FOLDER: Final = (b"__file__", b"resources", b"get_data")
 
 
-def scan(source: bytes, filename: str, *, names: Iterable[str] | None = None) -> Scan:
+def scan(source: bytes, filename: str, *, names: Iterable[str] | None = None, imported: bool = True) -> Scan:
     """Return what the source imports.
 
     Args:
         source: the text, as it stands in its file.
         filename: for the error's text.
-        names: if given, only what these top-level names of the text need counts; the rest is `Reach.OPTIONAL`.
+        names: if given, only what these top-level names of the text use counts; the rest is `Reach.OPTIONAL`.
+        imported: the text is imported as a module, so its own imports are carried out whatever is used of it. Else
+            it is a script, of which those names travel by value.
 
     Raises:
         SyntaxError: the text is no Python. ValueError: it has a zero byte.
     """
     tree = ast.parse(source, filename)
-    wanted = None if names is None else _closure(tree, names)
-    reader = _Reader(wanted=wanted or None, deep=any(word in source for word in _CALLS))
+    used = None if names is None else used_names(tree, names, imported=imported)
+    reader = _Reader(source, used, imported=imported)
     reader.block(tree.body, _Context())
     literals: frozenset[str] = frozenset()
     if any(word in source for word in _FOLDER):
@@ -93,21 +97,30 @@ class _Context:
     reach: Reach = Reach.EAGER
     conditional: bool = False
     top: bool = True
+    unused: bool = False
 
     def at(self, reach: Reach) -> _Context:
         return evolve(self, reach=max(self.reach, reach))
 
 
 class _Reader:
-    def __init__(self, *, wanted: frozenset[str] | None, deep: bool) -> None:
+    def __init__(self, source: bytes, used: frozenset[str] | None, *, imported: bool) -> None:
         self.imports: list[ImportStatement] = []
         self.dynamic: list[tuple[int, str]] = []
-        self._wanted = wanted
-        self._calls = Calls() if deep else None
+        self._used = used
+        self._imported = imported
+        self._calls = Calls() if any(word in source for word in _CALLS) else None
+        self._lines = [number for number, line in enumerate(source.splitlines(), 1) if b"import" in line]
 
     def block(self, statements: Sequence[ast.stmt], context: _Context) -> None:
         for statement in statements:
-            self._statement(statement, context)
+            if self._calls is not None or self._has_import(statement):
+                self._statement(statement, context)
+
+    def _has_import(self, node: ast.stmt) -> bool:
+        """Whether the word stands in the statement's lines: most need not be looked into."""
+        place = bisect.bisect_left(self._lines, node.lineno)
+        return place < len(self._lines) and self._lines[place] <= (node.end_lineno or node.lineno)
 
     def _statement(self, node: ast.stmt, context: _Context) -> None:
         match node:
@@ -133,7 +146,7 @@ class _Reader:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 judged = evolve(self._judge(context, {node.name}), top=False)
                 self._expressions([*node.decorator_list, node.args], judged)
-                self.block(node.body, judged.at(Reach.LAZY))
+                self.block(node.body, judged.at(Reach.OPTIONAL if judged.unused else Reach.LAZY))
             case ast.ClassDef():
                 judged = evolve(self._judge(context, {node.name}), top=False)
                 self._expressions([*node.decorator_list, *node.bases, *node.keywords], judged)
@@ -146,7 +159,7 @@ class _Reader:
                 for case in node.cases:
                     self.block(case.body, evolve(context, conditional=True))
             case _:
-                self._expressions([node], self._judge(context, _bound(node)))
+                self._expressions([node], self._judge(context, bound_names(node)) if context.top else context)
 
     def _from(self, node: ast.ImportFrom, context: _Context) -> None:
         for alias in node.names:
@@ -157,7 +170,7 @@ class _Reader:
 
     def _if(self, node: ast.If, context: _Context) -> None:
         self._expressions([node.test], context)
-        verdict = _verdict(node.test)
+        verdict = not self._imported if is_main_guard(node.test) else _verdict(node.test)
         if isinstance(verdict, Reach):
             context = context.at(verdict)
         unknown = evolve(context, conditional=True)
@@ -167,9 +180,9 @@ class _Reader:
             self.block(node.orelse, context if verdict is False else unknown)
 
     def _judge(self, context: _Context, bound: set[str]) -> _Context:
-        if context.top and self._wanted is not None and not bound & self._wanted:
-            return context.at(Reach.OPTIONAL)
-        return context
+        if not context.top or self._used is None or bound & self._used:
+            return context
+        return evolve(context, unused=True, reach=context.reach if self._imported else Reach.OPTIONAL)
 
     def _add(self, module: str, names: tuple[str, ...], level: int, line: int, context: _Context) -> None:
         self.imports.append(ImportStatement(module, names, level, line, context.reach, context.conditional))
@@ -195,13 +208,11 @@ def _verdict(test: ast.expr) -> bool | Reach | None:
             return not inner if isinstance(inner, bool) else inner
         case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
             return False
-        case ast.Compare(left=ast.Name(id="__name__"), ops=[ast.Eq()], comparators=[ast.Constant(value="__main__")]):
-            return False
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if ast.unparse(left) == "sys.version_info":
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if dotted(left) == "sys.version_info":
             return _version(op, right)
         case _:
-            text = ast.unparse(test)
-            elsewhere = any(word in text for word in ("sys.platform", "os.name", "platform."))
+            names = (dotted(node) for node in ast.walk(test) if isinstance(node, ast.Attribute))
+            elsewhere = any(name in ("sys.platform", "os.name") or name.startswith("platform.") for name in names)
             return Reach.OPTIONAL if elsewhere else None
 
 
@@ -227,7 +238,7 @@ def _version(op: ast.cmpop, right: ast.expr) -> bool | None:
 
 
 def _suppresses(expression: ast.expr) -> bool:
-    if not isinstance(expression, ast.Call) or not ast.unparse(expression.func).endswith("suppress"):
+    if not isinstance(expression, ast.Call) or dotted(expression.func) not in ("suppress", "contextlib.suppress"):
         return False
     return any(is_import_error(argument) for argument in expression.args)
 
@@ -248,38 +259,3 @@ def _exports(tree: ast.Module) -> tuple[str, ...]:
             constants = (item.value for item in value.elts if isinstance(item, ast.Constant))
             names += [value for value in constants if isinstance(value, str)]
     return tuple(names)
-
-
-def _bound(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
-
-
-def _closure(tree: ast.Module, names: Iterable[str]) -> frozenset[str]:
-    """Return the top-level names that these names' definitions use, directly or not; empty if none is defined."""
-    definitions: dict[str, list[ast.stmt]] = {}
-    pending = list(tree.body)
-    while pending:
-        node = pending.pop()
-        inner: list[ast.stmt] = []
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                definitions.setdefault(node.name, []).append(node)
-            case ast.If() | ast.For() | ast.AsyncFor() | ast.While():
-                inner = [*node.body, *node.orelse]
-            case ast.With() | ast.AsyncWith():
-                inner = node.body
-            case ast.Try() | ast.TryStar():
-                handled = [statement for handler in node.handlers for statement in handler.body]
-                inner = [*node.body, *handled, *node.orelse, *node.finalbody]
-            case _:
-                for name in _bound(node):
-                    definitions.setdefault(name, []).append(node)
-        pending += inner
-    open_names = [name for name in names if name in definitions]
-    reached: set[str] = set(open_names)
-    while open_names:
-        for definition in definitions.get(open_names.pop(), ()):
-            used = {inner.id for inner in ast.walk(definition) if isinstance(inner, ast.Name)} - reached
-            reached |= used
-            open_names += used
-    return frozenset(reached)

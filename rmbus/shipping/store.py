@@ -7,8 +7,9 @@ import fcntl
 import mmap
 import os
 import re
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,9 @@ from attrs import frozen
 from rmbus.errors import HostError, MalformedFrame, PackagingError, ProtocolError, TooLarge
 from rmbus.protocol.manifest import is_address
 from rmbus.shipping.content import MAX_ARCHIVE_BYTES, read_content
+
+STALE_S: Final = 24 * 3600.0
+"""An upload that stood still for this long is given up."""
 
 _OWNER: Final = re.compile(r"[0-9A-Za-z_-]{0,64}")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -113,6 +117,17 @@ class Store:
         final, _ = self._paths(address, "")
         for path in (final, *self._root.glob(f"{address}*.part")):
             path.unlink(missing_ok=True)
+
+    def sweep(self, *, older_than_s: float = STALE_S) -> int:
+        """Remove uploads on which nothing has come for so long; return how many there were."""
+        swept = 0
+        for part in self._root.glob("*.part"):
+            with suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is being written right now
+                if time.time() - os.fstat(file.fileno()).st_mtime > older_than_s:
+                    part.unlink()
+                    swept += 1
+        return swept
 
     def _paths(self, address: str, owner: str) -> tuple[Path, Path]:
         if not is_address(address):

@@ -287,8 +287,10 @@ def test_names_limit_what_a_script_needs() -> None:
         "def helper():\n    import scipy\n    return cv\n"
         "class Edges:\n    def process(self):\n        return helper(), LIMIT\n"
         "def main():\n    import tkinter\n"
+        "if __name__ == '__main__':\n    import guarded\n    def helper_two():\n        import late\n"
+        "class Second:\n    def process(self):\n        return helper_two()\n"
     )
-    imports = scan(text.encode(), "x.py", names=["Edges"]).imports
+    imports = scan(text.encode(), "x.py", names=["Edges", "Second"], imported=False).imports
     reach = {(item.module, *item.names): item.reach for item in imports}
     assert reach == {
         ("matplotlib",): Reach.OPTIONAL,
@@ -297,7 +299,36 @@ def test_names_limit_what_a_script_needs() -> None:
         ("lib", "unused"): Reach.OPTIONAL,
         ("scipy",): Reach.LAZY,
         ("tkinter",): Reach.OPTIONAL,
+        ("guarded",): Reach.OPTIONAL,
+        ("late",): Reach.LAZY,
     }
+
+
+def test_names_limit_what_late_imports_count() -> None:
+    """Of an imported module all its own imports count, but in functions only those that the class can come to."""
+    text = (
+        "import eager\n"
+        "class Edges:\n    size = default()\n    def process(self):\n        import used\n        return helper()\n"
+        "def helper():\n    import used_by_helper\n"
+        "def default():\n    import used_on_import\n"
+        "def decorate(f):\n    import used_by_decorator\n    return f\n"
+        "@decorate\ndef main():\n    import tkinter\n"
+        "def registered():\n    import used_by_table\n"
+        "TABLE = [registered]\n"
+        "class Other:\n    import eager_too\n    def process(self):\n        import unused\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    imports = scan(text.encode(), "x.py", names=["Edges"]).imports
+    reach = {item.module: item.reach for item in imports}
+    late = {name: Reach.LAZY for name in reach if name.startswith("used")}
+    assert reach == {
+        **late,
+        "eager": Reach.EAGER,
+        "eager_too": Reach.EAGER,
+        "tkinter": Reach.OPTIONAL,
+        "unused": Reach.OPTIONAL,
+    }
+    assert len(late) == 5
 
 
 def test_changed_file_is_read_again(tmp_path: Path) -> None:

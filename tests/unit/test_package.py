@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import io
 import subprocess
 import sys
@@ -216,6 +217,67 @@ def test_limits(entry: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "MAX_FILES", 2)
     with pytest.raises(PackagingError, match=r"(?s)would have 4 files .* shapes_entry\.py"):
         package_object(entry.Edges)
+
+
+def test_folder_of_too_many_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package whose folder holds a data set is shipped without it, with a warning rather than a refusal."""
+    monkeypatch.setattr(datafiles, "MAX_FOLDER_FILES", 3)
+    write(tmp_path, {"lone.py": "import few, many\n", "few/__init__.py": "", "many/__init__.py": "", "few/1.txt": ""})
+    write(tmp_path, {f"many/{number}.png": "" for number in range(5)})
+    package = package_files([tmp_path / "lone.py"])
+    assert paths(package.manifest) == ["few/1.txt", "few/__init__.py", "lone.py", "many/__init__.py"]
+    assert package.warnings == (
+        "many is left out: it has more than 3 data files or 128 MiB of them; declare those that the host needs",
+    )
+
+
+class OfThisTest:
+    def process(self) -> object:
+        from rmbus.packaging import ArchiveInfo
+
+        return ArchiveInfo
+
+
+def test_class_of_a_test_module() -> None:
+    """A class of a module that was imported in a way of its own is shipped with that module's file."""
+    package = package_object(OfThisTest())
+    name = OfThisTest.__module__.replace(".", "/")
+    assert f"{name}.py" in paths(package.manifest)
+    assert {need.module.partition(".")[0] for need in package.manifest.needs} == {"hypothesis", "pytest"}
+
+
+def test_own_classes_need_no_code() -> None:
+    """A class of rmbus or of an installed distribution is on the host already: the package holds nothing."""
+    for cls in (FileEntry, zipfile.ZipFile, io.BytesIO):
+        package = package_object(cls)
+        assert package.manifest.files == package.manifest.needs == ()
+
+
+class _Finder:
+    """Finds one package as the finders of editable installs do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        if name != "edited_pkg":
+            return None
+        location = self._folder / "src/__init__.py"
+        return importlib.util.spec_from_file_location(name, location, submodule_search_locations=[str(location.parent)])
+
+
+def test_editable_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is installed in editable form lies in the user's own folder, and is shipped."""
+    write(tmp_path, {"edited_entry.py": "class A:\n    def f(self):\n        import edited_pkg.part\n"})
+    write(tmp_path, {"src/__init__.py": "", "src/part.py": ""})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, _Finder(tmp_path)])
+    module = importlib.import_module("edited_entry")
+    assert paths(package_object(module.A()).manifest) == [
+        "edited_entry.py",
+        "edited_pkg/__init__.py",
+        "edited_pkg/part.py",
+    ]
 
 
 def test_report_names_what_matters(tmp_path: Path) -> None:

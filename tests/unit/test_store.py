@@ -201,6 +201,19 @@ def test_trouble_at_the_last_step(
     assert list((tmp_path / "packages").iterdir()) == []
 
 
+def test_sweep_gives_up_old_uploads(store: Store, tmp_path: Path) -> None:
+    """An upload that stood still is removed; one that is young, and what is complete, stays."""
+    upload(store, ADDRESS, DATA, 500)
+    for number, age in enumerate((100, 5000)):
+        address, data = make(100 + number)
+        store.put(address, 0, data[:50], len(data))
+        part = tmp_path / f"packages/{address}..part"
+        os.utime(part, (part.stat().st_atime, part.stat().st_mtime - age))
+    assert store.sweep(older_than_s=1000) == 1
+    assert [store.have(make(100 + number)[0]).offset for number in range(2)] == [50, 0]
+    assert store.have(ADDRESS).complete
+
+
 def test_links_in_the_folder_are_not_followed(store: Store, tmp_path: Path) -> None:
     """A link where an upload would be kept is an error, and its target stays as it is."""
     target = tmp_path / "target"
