@@ -234,6 +234,10 @@ class NodeEvent(Message):
     status: str = ""
 
 
+UPSTREAM_FAILED: Final = "UpstreamFailed"
+"""The `type_name` of a node that ended because one before it has failed, and not by itself."""
+
+
 @_message("linked")
 class Linked(Message):
     """An edge's mark has come back: it is up."""

@@ -42,6 +42,7 @@ class HostClient:
         self._numbers = itertools.count(1)
         self._pending: dict[int, Future[messages.Message]] = {}
         self._closed = False
+        self._is_lost = False
         is_tcp = connection.address.startswith("tcp:")
         self._socket = open_socket(context, zmq.DEALER, curve=connection.curve, network=is_tcp)
         self._monitor = self._socket.get_monitor_socket(
@@ -78,8 +79,8 @@ class HostClient:
         parts = [messages.encode(message, number), *([blob] if blob else [])]
 
         def send() -> None:
-            if self._closed:
-                future.set_exception(HostError(f"the connection to {self.address} is closed", host=self.address))
+            if self._closed or self._is_lost:
+                future.set_exception(HostError(f"the connection to {self.address} is closed or lost", host=self.address))
                 return
             self._pending[number] = future
             try:
@@ -154,6 +155,7 @@ class HostClient:
     def _lost(self, reason: str) -> None:
         if self._closed:
             return
+        self._is_lost = True
         self._fail_pending(f"host {self.address}: {reason}")
         self.on_lost(reason)
 

@@ -23,6 +23,7 @@ from rmbus.node import Node, node_name
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
 from rmbus.protocol import messages
+from rmbus.protocol.messages import UPSTREAM_FAILED
 from rmbus.report import EdgeReport, NodeReport, Report, latencies
 from rmbus.shipping import package, pickling
 from rmbus.shipping.package import Package
@@ -30,6 +31,9 @@ from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket
 
 START_TIMEOUT_S = 60.0
+CAUSE_S = 1.0
+"""How long the failure of a node upstream may take to arrive after a node has said that there was one."""
+
 STALL_S = 3.0
 """Nothing has moved for so long, and every node waits: the pipeline cannot go on."""
 
@@ -87,7 +91,7 @@ class Session:
         self._changed = threading.Condition()
         self._linked: set[int] = set()
         self._failure: BaseException | None = None
-        self._secondary: NodeError | None = None
+        self._secondary: tuple[NodeError, float] | None = None
         self._final: Report | None = None
         self._drained = False
         self._moved = (0, time.monotonic())
@@ -315,8 +319,8 @@ class Session:
             traceback_text=message.traceback,
             output=list(run.tail),
         )
-        if message.type_name == "UpstreamFailed":
-            self._secondary = self._secondary or error
+        if message.type_name == UPSTREAM_FAILED:  # the failure itself is told by the node that has failed
+            self._secondary = self._secondary or (error, time.monotonic())
         else:
             self._fail(error)
 
@@ -340,6 +344,8 @@ class Session:
         with self._changed:
             if self._failure is None and seconds and not self._is_over():
                 self._changed.wait(seconds)
+            if self._failure is None and self._secondary and time.monotonic() - self._secondary[1] > CAUSE_S:
+                self._failure = self._secondary[0]
             if self._failure is not None:
                 raise self._failure
 

@@ -119,6 +119,8 @@ def _order(call: Callable[..., None], *given: object) -> Callable[[], None]:
 def type_name(error: BaseException) -> str:
     """Return the name of an error's type, by which the caller finds it again."""
     kind = type(error)
+    if kind.__name__ == messages.UPSTREAM_FAILED:
+        return messages.UPSTREAM_FAILED
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 

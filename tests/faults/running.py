@@ -1,0 +1,90 @@
+"""A user's script that runs a film-like stream through a node on another host, for tests that break it on the way.
+
+Run as `python running.py ADDRESS [FAULT]`. It prints a line of JSON once the frames flow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+
+from rmbus import Node, NodeError, RmbusError, Video, VideoFrame
+from rmbus.node import Input, Output
+
+
+class Frames(Node):
+    out = Output(Video("rgb24"))
+
+    def process(self):
+        for number in range(100_000):
+            picture = np.full((90, 160, 3), number % 256, np.uint8)
+            yield VideoFrame(picture, pts=number, time_base=Fraction(1, 25))
+            time.sleep(0.005)
+
+
+class Invert(Node):
+    frames = Input(Video("rgb24"))
+    out = Output(Video("rgb24"))
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        self.count = 0
+
+    def process(self, frame):
+        number, self.count = self.count, self.count + 1
+        if self.fault == "raise" and number >= 20:
+            print(f"line {number}")
+        if self.fault == "raise" and number == 40:
+            raise ValueError("forty is too many")
+        return frame.with_array(255 - frame.array)
+
+
+class Sink(Node):
+    frames = Input(Video("rgb24"))
+
+    def process(self, frame):
+        self.last = frame.pts
+
+
+def wait_a_little(session) -> None:
+    with contextlib.suppress(TimeoutError):
+        session.wait(0.02)
+
+
+def main() -> None:
+    address, fault = sys.argv[1], (sys.argv[2:] or ["none"])[0]
+    pipeline = Frames() >> Invert(fault).options(on=address) >> Sink()
+    try:
+        with pipeline.start() as session:
+            while session.report().frames < 5:
+                wait_a_little(session)
+            nodes = {node.name: node.pid for node in session.report().nodes}
+            print(json.dumps({"script": os.getpid(), "nodes": nodes}), flush=True)
+            session.wait()
+    except NodeError as error:
+        told = {
+            "error": type(error).__name__,
+            "is_value_error": isinstance(error, ValueError),
+            "text": str(error),
+            "node": error.node,
+            "host": error.host,
+            "frame": error.frame,
+            "output": list(error.output),
+        }
+        print(json.dumps(told), flush=True)
+        sys.exit(1)
+    except RmbusError as error:
+        print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

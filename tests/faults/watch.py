@@ -1,0 +1,115 @@
+"""What the fault tests watch: a machine's worth of processes and files, before and after something is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUNNING = Path(__file__).with_name("running.py")
+
+
+class Ground:
+    """A host daemon and a user's script, each with its temporary and run folders below one folder."""
+
+    def __init__(self, folder: Path, level: str = "confined") -> None:
+        self.folder = folder
+        self.run = folder / "run"
+        self.run.mkdir(mode=0o700)
+        self._env = os.environ | {
+            "XDG_RUNTIME_DIR": str(self.run),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "TMPDIR": str(folder),
+        }
+        self._shm = set(os.listdir("/dev/shm"))
+        self.host = subprocess.Popen(
+            [sys.executable, "-m", "rmbus.cli.main", "host", "--listen", "tcp://127.0.0.1:0", "--level", level],
+            env=self._env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.host.stdout is not None
+        line = self.host.stdout.readline()
+        self.address = next(word for word in line.split() if word.startswith("tcp://"))
+        self.family = family(self.host.pid)
+        self.script: subprocess.Popen[str] | None = None
+
+    def start(self, fault: str = "none") -> dict[str, int]:
+        """Start the script, and return its nodes' pids once frames flow."""
+        self.script = subprocess.Popen(
+            [sys.executable, str(RUNNING), self.address, fault],
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.script.stdout is not None
+        told = json.loads(self.script.stdout.readline())
+        self.family = family(self.script.pid) | family(self.host.pid)
+        return dict(told["nodes"])
+
+    def outcome(self, within_s: float) -> tuple[int, dict[str, object], str, float]:
+        """Wait for the script's end: its exit status, what it said last, its standard error, and how long it took."""
+        assert self.script is not None
+        began = time.monotonic()
+        out, err = self.script.communicate(timeout=within_s + 10)
+        lines = [line for line in out.splitlines() if line.startswith("{")]
+        return self.script.returncode, json.loads(lines[-1]) if lines else {}, err, time.monotonic() - began
+
+    def end_host(self) -> None:
+        """End the daemon as a service manager does."""
+        if self.host.poll() is None:
+            self.host.send_signal(signal.SIGTERM)
+        self.host.wait(10)
+
+    def remains(self, within_s: float) -> str:
+        """Return what is still there after so long: processes, sockets, folders; "" where nothing is."""
+        deadline = time.monotonic() + within_s
+        mine = {self.host.pid} if self.host.poll() is None else set()
+        if mine:
+            mine = family(self.host.pid)
+        left = [pid for pid in self.family - mine if not _ended(pid, deadline)]
+        names = [f"{pid} {_command(pid)}" for pid in left]
+        kept = {self.run / "rmbus"} if mine else set()
+        for path in self.run.rglob("*"):
+            if not mine and path not in kept:
+                names.append(str(path))
+        names += sorted(set(os.listdir("/dev/shm")) - self._shm)
+        return "\n".join(names)
+
+    def folders(self) -> list[str]:
+        """Return the run folders that are there."""
+        base = self.run / "rmbus"
+        return sorted(path.name for path in base.iterdir()) if base.exists() else []
+
+
+def family(pid: int) -> set[int]:
+    """Return a process and all that came of it."""
+    found = {pid}
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in tasks.read_text().split():
+            found |= family(int(child))
+    return found
+
+
+def _ended(pid: int, deadline: float) -> bool:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0])
+    finally:
+        os.close(handle)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return "?"
