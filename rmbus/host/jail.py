@@ -107,7 +107,14 @@ def spawn_command(
         grants: what the policy allowed beside.
         tmp_bytes: the size of a jail's /tmp.
         bwrap: bubblewrap's program.
+
+    Raises:
+        ConfinementError: a granted path doesn't exist, or the filter of calls isn't known for this machine.
     """
+    grants = grants or Grants()
+    for path in (*grants.readable, *grants.writable, *grants.devices):
+        if not os.path.exists(path):
+            raise ConfinementError(f"{path} was granted to a node and doesn't exist on this host")
     given = dict(env or {})
     if level is Level.TRUSTED:
         return Command(level, tuple(argv), {**os.environ, **given}, os.getcwd(), tuple(fds), str(work_dir))
@@ -115,7 +122,6 @@ def spawn_command(
     everything = {**_environment(work), **given}
     if level is Level.CONFINED:
         return Command(level, tuple(argv), everything, work, tuple(fds), work)
-    grants = grants or Grants()
     options = jail_arguments(node_dir=str(node_dir), grants=grants, tmp_bytes=tmp_bytes, seccomp_fd=_SECCOMP_FD)
     program = seccomp.compile_filter(seccomp.jail_policy(network=grants.network), kernel.machine())
     inner = (os.path.normpath(argv[0]), *argv[1:])  # a jail lacks the folders that `..` would lead back out of

@@ -196,8 +196,10 @@ def _try(attack: Callable[[dict[str, Any]], None], target: dict[str, Any]) -> st
 
 
 def _main(level: str, target: dict[str, Any]) -> None:
-    from rmbus.runtime import confine
+    from rmbus.runtime import confine, landlock
 
+    if "landlock" in target:
+        landlock.version = lambda: target["landlock"]  # as an older kernel would answer
     confine.apply(level, writable=[os.getcwd()] if level == "confined" else [])
     print(json.dumps({name: _try(attack, target) for name, attack in ATTACKS.items()}))
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from rmbus.errors import ConfinementError
 from rmbus.host.jail import Command, Grants, Level, spawn_command
 from rmbus.host.probing import Probe, probe
 
@@ -141,12 +142,13 @@ def _stop(udp: socket.socket, echo: threading.Thread) -> None:
 @pytest.fixture(scope="module")
 def outcomes(found: Probe) -> Mapping[Level, Mapping[str, str]]:
     """Run all attacks once under each level that this machine has."""
-    results: dict[Level, Mapping[str, str]] = {}
-    for level in found.details:
-        with _targets() as target, tempfile.TemporaryDirectory(prefix="rc-") as folder:
-            both = Path(folder), Path(folder)
-            results[level] = json.loads(_output(_python(level, _ATTACKS, level.word, json.dumps(target), folders=both)))
-    return results
+    return {level: _attack(level) for level in found.details}
+
+
+def _attack(level: Level, **more: Any) -> dict[str, str]:
+    with _targets() as target, tempfile.TemporaryDirectory(prefix="rc-") as folder:
+        arguments = level.word, json.dumps({**target, **more})
+        return dict(json.loads(_output(_python(level, _ATTACKS, *arguments, folders=(Path(folder), Path(folder))))))
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -165,6 +167,51 @@ def test_attack_is_stopped(level: Level, name: str, found: Probe, outcomes: Mapp
         assert got != "hit"
         assert got != "killed"
         assert not got.startswith("broken")
+
+
+@pytest.mark.parametrize("version", [1, 3, 4, 5])
+def test_an_older_landlock_leaves_only_abstract_sockets_open(version: int, found: Probe) -> None:
+    """Where Landlock keeps no signals or ports in, the filter does; abstract sockets it cannot tell from others."""
+    _needs(found, Level.CONFINED)
+    said = _attack(Level.CONFINED, landlock=version)
+    hits = {name for name, outcome in said.items() if outcome == "hit"}
+    assert hits == _CONFINED_REACHES | {"a_neighbours_abstract_socket"}
+    assert not [outcome for outcome in said.values() if outcome.startswith(("broken", "killed"))]
+
+
+def test_without_landlock_there_is_no_confined_level(folders: tuple[Path, Path]) -> None:
+    """A filter of system calls alone is not called confined: the process is refused, with the reason."""
+    source = """if True:
+        from rmbus.errors import ConfinementError
+        from rmbus.runtime import confine, landlock
+        landlock.version = lambda: 0
+        try:
+            confine.apply("confined")
+        except ConfinementError as error:
+            print(error)
+    """
+    assert "no Landlock" in _output(_python(Level.CONFINED, source, folders=folders))
+
+
+@pytest.mark.parametrize("level", [Level.JAIL, Level.CONFINED], ids=lambda level: level.word)
+def test_a_granted_network_is_there(level: Level, found: Probe, folders: tuple[Path, Path]) -> None:
+    """A process that was granted the network reaches the machine's own, and says so."""
+    _needs(found, level)
+    source = """if True:
+        import socket, sys
+        from rmbus.runtime import confine
+        print(confine.apply(sys.argv[1], network=True)["network"])
+        socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=2).close()
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        arguments = level.word, str(server.getsockname()[1])
+        assert _output(_python(level, source, *arguments, folders=folders, grants=Grants(network=True))) == "granted\n"
+
+
+def test_a_grant_of_nothing_is_refused(folders: tuple[Path, Path]) -> None:
+    """A granted path that doesn't exist is named before anything starts."""
+    with pytest.raises(ConfinementError, match="/nowhere/film"):
+        _python(Level.JAIL, "", folders=folders, grants=Grants(readable=("/nowhere/film.mp4",)))
 
 
 def test_every_attack_is_known_by_name(outcomes: Mapping[Level, Mapping[str, str]]) -> None:
