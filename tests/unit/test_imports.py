@@ -234,6 +234,18 @@ def test_unguarded_imports_are_not_optional(tmp_path: Path, text: str) -> None:
         find(tmp_path, "entry")
 
 
+def test_other_platforms_modules_are_optional(tmp_path: Path) -> None:
+    """What is imported for one platform need not be on the host, even if it is here; under another `if` it must be."""
+    text = "import sys\nif sys.platform == 'x':\n    import attrs\nelif sys.argv:\n    import msgpack\n"
+    text += "if sys.argv:\n    import zmq\n"
+    closure = find(write(tmp_path, {"entry.py": text}), "entry")
+    assert [(item.module, item.optional) for item in closure.external] == [
+        ("attrs", True),
+        ("msgpack", True),
+        ("zmq", False),
+    ]
+
+
 def test_old_version_branch_is_skipped(tmp_path: Path) -> None:
     """A branch for another Python version is not looked at."""
     text = "import sys\nif sys.version_info < (3, 8):\n    import gone\nelse:\n    import here\n"
