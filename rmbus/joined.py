@@ -12,6 +12,7 @@ from rmbus.errors import Broken, ConnectFailed, ProtocolError, RmbusError
 from rmbus.node import Node, node_name, ports
 from rmbus.protocol import messages
 from rmbus.protocol.topics import check_topic
+from rmbus.runtime.loop import UpstreamFailed
 from rmbus.runtime.process import Process
 from rmbus.transport import security
 from rmbus.transport.counters import Page
@@ -91,6 +92,8 @@ def serve_in_thread(
     def body() -> None:
         try:
             serve(node, connection, join)
+        except UpstreamFailed:
+            return  # the node that has failed tells of it
         except BaseException as error:  # the supervisor around the script's own ends of a pipeline
             on_error(error)
 

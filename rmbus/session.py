@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
@@ -19,17 +19,22 @@ import zmq
 from rmbus.client import HostClient, expect, find_connection
 from rmbus.embedded import EmbeddedHost
 from rmbus.errors import Closed, HostError, NodeError, PipelineError, RmbusError, Stalled, node_error
-from rmbus.node import Node, node_name
+from rmbus.joined import serve_in_thread
+from rmbus.media import Frame
+from rmbus.node import Node
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
 from rmbus.protocol import messages
 from rmbus.protocol.messages import UPSTREAM_FAILED
 from rmbus.report import EdgeReport, NodeReport, Report, latencies
+from rmbus.results import Results, in_thread, through_processes
+from rmbus.runtime import inline
 from rmbus.shipping import package, pickling
 from rmbus.shipping.package import Package
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket
 
+INLINE = "inline"
 START_TIMEOUT_S = 60.0
 CAUSE_S = 1.0
 """How long the failure of a node upstream may take to arrive after a node has said that there was one."""
@@ -54,7 +59,7 @@ class _Run:
     """What is known of a node while it runs."""
 
     plan: PlannedNode
-    state: pickling.State
+    state: bytes
     package: Package | None = None
     code_bytes: int = 0
     started: messages.Started | None = None
@@ -85,6 +90,7 @@ class Session:
         """
         pipeline.validate()
         self.id = secrets.token_hex(8)
+        self._here = frozenset(here)
         self._plan = make_plan(pipeline, on, here=here)
         self._on_log = on_log
         self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
@@ -148,6 +154,11 @@ class Session:
                 client.ask(messages.Stop(self.id, drain=True), messages.Ok)
         return self._final or self.wait(timeout_s)
 
+    def check(self) -> None:
+        """Raise what has failed, or that the pipeline cannot go on; else return at once."""
+        self._pause(0)
+        self._look_for_stall()
+
     def kill(self) -> Report:
         """End every process now; what is under way is counted as stopped."""
         self._finish(Closed("the run was killed"))
@@ -170,12 +181,14 @@ class Session:
 
     def _prepare(self, plan: PlannedNode) -> _Run:
         """Pickle a node's state, and package its code where it travels: what is wrong shows before anything runs."""
+        if plan.node in self._here:
+            return _Run(plan, b"")
         state = pickling.dump(plan.node)
         for heavy in state.heavy:
             print(f"rmbus: {plan.name}: {heavy}", file=sys.stderr)
         if plan.place == LOCAL:
-            return _Run(plan, state)
-        return _Run(plan, state, package.build(plan.node, known=state.trace))
+            return _Run(plan, state.data)
+        return _Run(plan, state.data, package.build(plan.node, known=state.trace))
 
     def _launch(self) -> None:
         for place in self._plan.places:
@@ -196,7 +209,7 @@ class Session:
 
     def _connect(self, place: str) -> HostClient:
         if place == LOCAL:
-            own = sum(run.plan.place == LOCAL for run in self._runs.values())
+            own = sum(run.plan.place == LOCAL and run.plan.node not in self._here for run in self._runs.values())
             self._embedded = EmbeddedHost(spares=own)
             connection = self._embedded.connection
         else:
@@ -233,8 +246,12 @@ class Session:
                 folder=os.getcwd() if run.package is None else "",
                 inputs=list(plan.inputs),
                 outputs=list(plan.outputs),
+                by_hand=plan.node in self._here,
             )
-            waiting.append((run, self._clients[plan.place].request(start, run.state.data)))
+            waiting.append((run, self._clients[plan.place].request(start, run.state)))
+            if start.by_hand:
+                connection = self._clients[plan.place].connection
+                serve_in_thread(plan.node, connection, self.id, plan.number, self._failed_here)
         for run, future in waiting:
             run.started = expect(self._result(future), messages.Started)
 
@@ -247,6 +264,12 @@ class Session:
             if time.monotonic() > deadline:
                 raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s")
         return future.result()
+
+    def _failed_here(self, error: BaseException) -> None:
+        """One of the script's own ends of the pipeline has failed, in a thread of this process."""
+        with self._changed:
+            self._fail(error)
+            self._changed.notify_all()
 
     def _notify(self) -> None:
         with self._changed:
@@ -493,22 +516,61 @@ def _edge_report(edge: PlannedEdge, sides: Sequence[Mapping[str, Any]], *, close
 
 def start(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL) -> Session:
     """Start a pipeline in processes of its own."""
+    if on == INLINE:
+        raise PipelineError("a pipeline is started in processes: use run(on='inline') or process() to run it here")
     return Session(pipeline, on=on)
 
 
 def run(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, duration_s: float | None = None) -> Report:
     """Run a pipeline to its end, or for a while."""
+    if on == INLINE:
+        return _inline_report(inline.run_inline(pipeline, duration_s=duration_s))
     session = start(pipeline, on=on)
-    try:
+    with session:
         if duration_s is None:
             return session.wait()
         try:
             return session.wait(duration_s)
         except TimeoutError:
             return session.stop()
-    except BaseException as error:
-        session.__exit__(type(error), error, error.__traceback__)
-        raise
 
 
-__all__ = ["OnLog", "PipelineError", "Session", "node_name", "print_log", "run", "start"]
+def process(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], *, on: str | Sequence[str]) -> Results:
+    """Feed a pipeline's open input and return what its open output gives."""
+    if on != INLINE:
+
+        def begin() -> Generator[Frame]:
+            return through_processes(pipeline, items, lambda whole, here: Session(whole, on=on, here=here))
+
+        return Results(begin, lambda: in_thread(begin()))
+    if isinstance(items, AsyncIterable):
+        return Results(_only_async, lambda: inline.process_inline_async(pipeline, items))
+    return Results(
+        lambda: inline.process_inline(pipeline, items), lambda: inline.process_inline_async(pipeline, items)
+    )
+
+
+def open_inline(pipeline: Pipeline) -> inline.Inline:
+    """Initialize a pipeline's nodes in this process."""
+    return inline.open_inline(pipeline)
+
+
+def _only_async() -> Generator[Frame]:
+    raise PipelineError("the items are given asynchronously: read the results with `async for`")
+    yield  # what makes this a generator
+
+
+def _inline_report(result: inline.InlineResult) -> Report:
+    nodes = tuple(
+        NodeReport(count.name, INLINE, os.getpid(), "trusted", True, "", "ended", count.frames_in, count.frames_out)
+        for count in result.nodes
+    )
+    edges = tuple(
+        EdgeReport(
+            edge.name, edge.delivery, INLINE, edge.published, edge.delivered, edge.dropped, edge.bytes, None, None
+        )
+        for edge in result.edges
+    )
+    sources = {edge.name.split(".")[0] for edge in result.edges}
+    frames = sum(node.frames_in for node in nodes if node.name not in sources)
+    return Report(nodes, edges, result.seconds, frames)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 import zmq
@@ -37,6 +38,9 @@ from rmbus.transport.runfolder import RunFolder
 from rmbus.transport.security import Connection, KeyGuard, make_pair
 from rmbus.transport.sockets import Curve, Socket
 from rmbus.transport.umbilical import memory_file
+
+MAX_EARLY: Final = 64
+"""Processes that have joined and wait for the client that announces them."""
 
 
 @attrs.frozen
@@ -80,6 +84,7 @@ class Host:
         self._sessions: dict[str, HostedSession] = {}
         self._owners: dict[str, Client] = {}
         self._expected: dict[tuple[str, int], Callable[[Endpoint], None]] = {}
+        self._early: dict[tuple[str, int], Endpoint] = {}
         self._count = 0
         self._draining = ""
         self._public, self._secret = make_pair()
@@ -284,13 +289,21 @@ class Host:
             self._publish(session, node)
             reply(messages.Started(endpoint.worker.pid, Level.TRUSTED.word, warm=True))
 
-        self._expected[session.name, request.node] = joined
+        early = self._early.pop((session.name, request.node), None)
+        if early is not None:
+            joined(early)
+        else:
+            self._expected[session.name, request.node] = joined
 
     def _announced(self, endpoint: Endpoint, join: messages.Join) -> None:
+        """A process joins as a node of a session; it may be quicker than the client's announcement of it."""
         joined = self._expected.pop((join.session, join.node), None)
-        if joined is None:
-            raise HostError(f"nobody has announced node {join.node} of session {join.session}", host=self.settings.name)
-        joined(endpoint)
+        if joined is not None:
+            joined(endpoint)
+        elif len(self._early) < MAX_EARLY:
+            self._early[join.session, join.node] = endpoint
+        else:
+            raise HostError("too many processes have joined that nobody has announced", host=self.settings.name)
 
     def _add_node(
         self, session: HostedSession, request: messages.Start, endpoint: Endpoint, *, warm: bool

@@ -60,9 +60,8 @@ class Worker:
             self._flush()
 
     def kill(self) -> None:
-        """End the process, now. `on_exit` is called when it has ended."""
-        if not self._is_over:
-            _kill(self.pid)
+        """Cut it off the bus, now. Its process is its user's own, and hears of it by the umbilical."""
+        self._end("cut off by the host")
 
     def hear_all(self) -> None:
         """Take in what the process has printed so far; one that was started by hand prints where it was started."""

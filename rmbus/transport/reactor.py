@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Reactor:
         self._order = itertools.count()
         self._calls: deque[Callback] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
         self._stopping = False
         self.add(self._wake, self._woken)
 
@@ -67,9 +69,11 @@ class Reactor:
         return timer
 
     def call_soon(self, callback: Callback) -> None:
-        """Call `callback` from the reactor's thread. May be called from any thread."""
-        self._calls.append(callback)
-        os.eventfd_write(self._wake, 1)
+        """Call `callback` from the reactor's thread. May be called from any thread; after `close` nothing happens."""
+        with self._lock:
+            if self._wake >= 0:
+                self._calls.append(callback)
+                os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Let `run` return after the callbacks of this round."""
@@ -90,8 +94,10 @@ class Reactor:
 
     def close(self) -> None:
         """Give the wake-up descriptor back."""
-        self.remove(self._wake)
-        os.close(self._wake)
+        with self._lock:
+            self.remove(self._wake)
+            os.close(self._wake)
+            self._wake = -1
 
     def _timeout_ms(self) -> int | None:
         while self._timers and self._timers[0][2].cancelled:
