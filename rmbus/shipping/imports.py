@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 from typing import Final
 
@@ -223,8 +223,7 @@ class _Walk:
             return
         is_package = bool(found.folders)
         folder = found.name if is_package else parent
-        name = found.file.name
-        suffix = name[name.index(".") :]
+        suffix = next(ending for ending in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES) if found.file.name.endswith(ending))
         file = "/".join([*folder.split("."), "__init__"] if is_package else found.name.split(".")) + suffix
         text = Scan(()) if suffix in EXTENSION_SUFFIXES else self._scan(found.file, found.name, origin)
         self.read(LocalModule(found.name, folder, file, found.file, text, found.folders), reach)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
@@ -244,6 +245,27 @@ def test_class_of_a_test_module() -> None:
     name = OfThisTest.__module__.replace(".", "/")
     assert f"{name}.py" in paths(package.manifest)
     assert {need.module.partition(".")[0] for need in package.manifest.needs} == {"hypothesis", "pytest"}
+
+
+def test_module_under_another_name_than_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that was loaded from a file by hand is shipped under the name that it goes by."""
+    write(tmp_path, {"some.old-name.py": "class A:\n    def f(self):\n        import json\n"})
+    spec = importlib.util.spec_from_file_location("by-hand", tmp_path / "some.old-name.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "by-hand", module)
+    spec.loader.exec_module(module)
+    assert paths(package_object(module.A()).manifest) == ["by-hand.py"]
+
+
+def test_compiled_module_is_shipped_with_a_warning(tmp_path: Path) -> None:
+    """A compiled module of the user's own travels as it is; that it fits like machines only is said."""
+    suffix = EXTENSION_SUFFIXES[0]
+    write(tmp_path, {"lone.py": "import fast\n", f"fast{suffix}": "\x7fELF"})
+    package = package_files([tmp_path / "lone.py"])
+    assert paths(package.manifest) == [f"fast{suffix}", "lone.py"]
+    assert package.warnings == (f"fast{suffix} is compiled for linux; a host of another kind cannot import it",)
 
 
 def test_own_classes_need_no_code() -> None:
