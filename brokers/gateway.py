@@ -11,7 +11,6 @@ gateway needs no mailbox of its own.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sys
 from collections import deque
@@ -259,7 +258,6 @@ class Gateway:
     def _watch(self, opened: Socket, on_lost: Callable[[int], None]) -> None:
         monitor = opened.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
-
         def happened() -> None:
             event = recv_monitor_message(monitor)
 
@@ -293,11 +291,11 @@ def _drain(opened: Socket) -> list[Parts]:
 
 
 def main() -> None:
-    """Run the gateway of a host, given the umbilical's descriptor."""
+    """Run the gateway of a host, given the umbilical's descriptor and the host's pid."""
     from rmbus.runtime.confine import die_with_parent
 
     end = socket.socket(fileno=int(sys.argv[1]))
-    die_with_parent(os.getppid())
+    die_with_parent(int(sys.argv[2]))
     Gateway(Umbilical(end)).serve()
 
 

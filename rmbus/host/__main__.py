@@ -10,6 +10,7 @@ import attrs
 
 from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
+from rmbus.host.parent import watch_parent
 from rmbus.transport.security import Connection
 
 
@@ -22,9 +23,9 @@ def main() -> None:
     parser.add_argument("--spares", type=int, required=True)
     parser.add_argument("--announce", type=int, required=True)
     given = parser.parse_args()
-    parent = os.pidfd_open(given.parent)
-    if os.getppid() != given.parent:
-        return  # it has ended meanwhile
+    parent = watch_parent(given.parent)
+    if parent is None:
+        return
 
     def announce(connection: Connection) -> None:
         with os.fdopen(given.announce, "w", encoding="utf-8") as file:

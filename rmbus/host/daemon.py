@@ -192,7 +192,8 @@ class Host:
         level = self.settings.level
 
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", str(umbilical), level.word, str(folder)]
+            program = [sys.executable, "-I", "-m", "rmbus.runtime.process"]
+            argv = [*program, str(umbilical), level.word, str(folder), str(os.getpid())]
             command = spawn_command(level, argv, node_dir=folder, work_dir=work, fds=[umbilical])
             return command.start(stdout=output, stderr=output), level
 
@@ -202,7 +203,7 @@ class Host:
         folder = self._endpoint_folder()
 
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            argv = [sys.executable, "-I", "-m", "rmbus.brokers.gateway", str(umbilical)]
+            argv = [sys.executable, "-I", "-m", "rmbus.brokers.gateway", str(umbilical), str(os.getpid())]
             command = spawn_command(Level.TRUSTED, argv, node_dir=folder, work_dir=folder, fds=[umbilical])
             return command.start(stdout=output, stderr=output), Level.TRUSTED
 

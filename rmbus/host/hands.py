@@ -25,6 +25,7 @@ class Hand:
     """A node that joins by topics alone."""
 
     def __init__(self, endpoint: Endpoint, join: messages.Join, directory: Directory) -> None:
+        directory.check_free(join.outputs)
         self.endpoint = endpoint
         self._waiting = dict(join.inputs)
         self._pages: list[int] = []

@@ -36,14 +36,22 @@ class Directory:
         Raises:
             HostError: a name is taken.
         """
-        for topic in topics.values():
-            if topic in self._owners:
-                raise HostError(f"the topic {topic!r} is published already: choose another name, or end its publisher")
+        self.check_free(topics)
         path, listener = endpoint.listen("pub.sock")
         endpoint.worker.send(messages.Publish(dict(topics), listener=0, path=str(path)), [listener])
         for topic in topics.values():
             self._owners[topic] = endpoint
             self._set(topic, str(path))
+
+    def check_free(self, topics: Mapping[str, str]) -> None:
+        """Let names pass that nobody publishes.
+
+        Raises:
+            HostError: a name is taken.
+        """
+        for topic in topics.values():
+            if topic in self._owners:
+                raise HostError(f"the topic {topic!r} is published already: choose another name, or end its publisher")
 
     def free(self, topics: Mapping[str, str], mark: str) -> dict[str, str]:
         """Return names that nobody has: those given, or with a mark behind the first segment where one is taken."""

@@ -1,10 +1,11 @@
 """A node's process: it confines itself, says that it is ready, becomes a node, runs it, and ends.
 
-Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER`.
+Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER PARENT`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmbus.errors import Closed, RmbusError
+from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine
 from rmbus.transport.counters import Page
@@ -78,16 +79,20 @@ class Process:
 
     def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
         name, message = type_name(error), str(error)
-        if loop is not None:
-            loop.fail(name, message)
-        sys.stdout.flush()
-        sys.stderr.flush()
         start = self._start
         frame = None if loop is None else loop.frame
         trace = describe(error)[-60_000:]
-        self._say(messages.NodeEvent(start.session, start.node, "failed", name, message[:20_000], trace, frame))
-        if loop is not None:
-            loop.close()
+        event = messages.NodeEvent(start.session, start.node, "failed", name, message[:20_000], trace, frame)
+        try:
+            if loop is not None:
+                loop.fail(name, message)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            with contextlib.suppress(Broken):  # the host is gone, and that may be the failure itself
+                self._say(event)
+        finally:
+            if loop is not None:
+                loop.close()
 
     def _say(self, message: messages.Message) -> None:
         self._umbilical.send(message)
@@ -168,9 +173,9 @@ def describe(error: BaseException) -> str:
 def main() -> None:
     """Become a spare process, then a node."""
     umbilical = Umbilical(socket.socket(fileno=int(sys.argv[1])))
-    level, folder = sys.argv[2], sys.argv[3]
+    level, folder, parent = sys.argv[2], sys.argv[3], int(sys.argv[4])
     if level != "jail":
-        confine.die_with_parent(os.getppid())
+        confine.die_with_parent(parent)
     work = os.environ.get("TMPDIR", folder)
     in_force = confine.apply(level, readable=[folder], writable=[work])
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
