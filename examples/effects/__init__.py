@@ -1,0 +1,1 @@
+"""A small package of picture effects: the local code that the examples take with them."""

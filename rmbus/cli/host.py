@@ -1,0 +1,136 @@
+"""`rmbus host`: the daemon of this machine, in the foreground."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from rmbus.cli.failures import Misuse
+from rmbus.errors import ConfinementError, ConnectFailed, HostError
+from rmbus.host.daemon import Host, Settings, on_signals
+from rmbus.host.levels import Level
+from rmbus.host.parent import watch_parent
+from rmbus.host.probing import choose, probe
+from rmbus.transport.security import CONNECTION_FILE, Connection
+
+_KEY_LENGTH: Final = 40
+_Z85: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+
+
+def host(
+    listen: Annotated[
+        str,
+        typer.Option("--listen", metavar="ADDRESS", help="tcp://HOST:PORT; without it, only this user's own bus."),
+    ] = "",
+    level: Annotated[
+        str,
+        typer.Option(
+            "--level",
+            metavar="jail|confined|trusted",
+            help="The least confinement; the host gives the highest that works.",
+        ),
+    ] = "confined",
+    name: Annotated[str, typer.Option("--name", help="What it is called in reports; by default this machine.")] = "",
+    spares: Annotated[int, typer.Option("--spares", min=0, help="Processes kept ready for nodes.")] = 2,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option("--client", metavar="KEY", help="A public key (Z85) that may come; needed off loopback."),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Where packages are kept; by default in the user's cache.")
+    ] = None,
+    parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
+    announce: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
+) -> None:
+    """Run nodes that others send, each in a process of its own, confined as far as this machine allows."""
+    keys = tuple(_checked_key(key) for key in clients or ())
+    if listen:
+        check_listen(listen, keys)
+    minimum = _parse_level(level)
+    parent = None if parent_pid is None else watch_parent(parent_pid)
+    if parent_pid is not None and parent is None:
+        return
+    found = probe()
+    chosen = choose(minimum, found)
+    reasons = "; ".join(f"no {each.word}: {why}" for each, why in sorted(found.reasons.items(), reverse=True))
+    settings = Settings(
+        name or socket.gethostname(),
+        chosen,
+        reasons=reasons,
+        listen=listen,
+        clients=keys,
+        store=store or default_store(),
+        spares=spares,
+    )
+
+    def up(connection: Connection) -> None:
+        why = f"; {reasons}" if chosen < Level.JAIL and reasons else ""
+        file = daemon.folder.path / CONNECTION_FILE
+        print(
+            f"rmbus host {settings.name} listening on {connection.address} (level {chosen.word}{why}), "
+            f"connection file {file}",
+            file=sys.stdout if announce is None else sys.stderr,
+            flush=True,
+        )
+        if announce is not None:
+            with os.fdopen(announce, "w", encoding="utf-8") as waiting:
+                waiting.write(connection.address + "\n")
+
+    daemon = Host(settings, on_up=up)
+    on_signals(daemon)
+    if parent is not None:
+        daemon.reactor.add(parent, daemon.end)
+    try:
+        daemon.serve()
+    except ConnectFailed as error:  # here it is this host that could not be, not one that was looked for
+        raise HostError(str(error), host=settings.name) from error
+
+
+def default_store() -> Path:
+    """Return where a host keeps packages: `rmbus/packages` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or ""
+    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "rmbus" / "packages"
+
+
+def check_listen(address: str, keys: tuple[str, ...]) -> None:
+    """Check an address to listen on.
+
+    Raises:
+        Misuse: it is none, or is open to other machines while nobody is known who may come.
+    """
+    place, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not place or not colon or not (port == "*" or port.isdecimal()):
+        raise Misuse(f"{address!r} is no address to listen on: write tcp://HOST:PORT, such as tcp://127.0.0.1:7700")
+    if not keys and not _is_loopback(place):
+        raise Misuse(
+            f"{address} is open to other machines, and nobody is known who may come: give --client KEY, the public key "
+            f"of each, or listen for this machine alone: tcp://127.0.0.1:{port}"
+        )
+
+
+def _is_loopback(place: str) -> bool:
+    if place == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(place.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse_level(word: str) -> Level:
+    try:
+        return Level.parse(word)
+    except ConfinementError as error:
+        raise Misuse(f"--level: {error}") from error
+
+
+def _checked_key(key: str) -> str:
+    if len(key) != _KEY_LENGTH or not set(key) <= _Z85:
+        raise Misuse(f"--client {key!r} is no public key: that is {_KEY_LENGTH} characters of Z85")
+    return key
