@@ -68,7 +68,7 @@ class Bridge:
     near: Socket | None = None
     route: bytes | None = None
     peer: Peer | None = None
-    waiting: deque[list[bytes | zmq.Frame]] = attrs.field(factory=deque)
+    waiting: deque[list[bytes | zmq.Frame]] = attrs.field(factory=lambda: deque[list[bytes | zmq.Frame]]())
 
     @property
     def key(self) -> Key:

@@ -61,7 +61,8 @@ class HostClient:
         """Say hello, and keep the welcome.
 
         Raises:
-            ConnectFailed: nobody answered in time, or the key is not known there. UnsupportedVersion: no common version.
+            ConnectFailed: nobody answered in time, or the key is not known there.
+            UnsupportedVersion: no version in common.
         """
         hello = messages.Hello(VERSIONS, rmbus.__version__, sys.implementation.name, sys.version_info[:2])
         try:
@@ -80,7 +81,9 @@ class HostClient:
 
         def send() -> None:
             if self._closed or self._is_lost:
-                future.set_exception(HostError(f"the connection to {self.address} is closed or lost", host=self.address))
+                future.set_exception(
+                    HostError(f"the connection to {self.address} is closed or lost", host=self.address)
+                )
                 return
             self._pending[number] = future
             try:

@@ -94,7 +94,7 @@ def serve_in_thread(
             serve(node, connection, join)
         except UpstreamFailed:
             return  # the node that has failed tells of it
-        except BaseException as error:  # the supervisor around the script's own ends of a pipeline
+        except BaseException as error:  # noqa: BLE001 - the supervisor around the script's own ends of a pipeline
             on_error(error)
 
     thread = threading.Thread(target=body, name=f"rmbus-{node_name(node)}", daemon=True)

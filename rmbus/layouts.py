@@ -254,7 +254,10 @@ def sound_in(payload: Buffer, form: Audio) -> Array:
 
 # --- between PyAV's frames and arrays -------------------------------------------------------------------------------
 
-_BT709, _BT601, _UNTOLD = 1, 5, 2
+_BT709, _BT601 = 1, 5  # swscale's numbers
+_TAGS = {_BT709: (1,), _BT601: (6, 5)}  # the tags of a picture that mean the matrix, the usual one first
+_UNTOLD = 2
+_LIMITED = 1
 _HIGH_DEFINITION = 720
 
 
@@ -263,22 +266,38 @@ def matrix_for(height: int) -> int:
     return _BT709 if height >= _HIGH_DEFINITION else _BT601
 
 
+def tag_of(matrix: int) -> int:
+    """Return the tag by which a picture names its colour matrix."""
+    return _TAGS[matrix][0]
+
+
 def convert(frame: av.VideoFrame, pixels: str, reformatter: VideoReformatter | None = None) -> av.VideoFrame:
     """Return the picture in other pixels, the same frame where it has them already.
 
+    Luma and chroma on the bus have the matrix that goes with the height, and the limited range.
+
     Args:
         frame: the picture.
-        pixels: FFmpeg's name of any pixel format.
+        pixels: FFmpeg's name of a pixel format that frames carry.
         reformatter: one that is kept for a whole film saves its set-up for each picture.
     """
-    if frame.format.name == pixels:
+    matrix = matrix_for(frame.height)
+    planar = pixels_named(pixels).planar
+    usual = frame.colorspace in (_UNTOLD, *_TAGS[matrix])
+    if frame.format.name == pixels and (usual or not planar):
         return frame
     if reformatter is None:
         from av.video.reformatter import VideoReformatter
 
         reformatter = VideoReformatter()
-    guess = matrix_for(frame.height) if frame.colorspace == _UNTOLD else None
-    return reformatter.reformat(frame, format=pixels, src_colorspace=guess, threads=1)
+    return reformatter.reformat(
+        frame,
+        format=pixels,
+        src_colorspace=matrix if frame.colorspace == _UNTOLD else None,
+        dst_colorspace=matrix if planar else None,
+        dst_color_range=_LIMITED if planar else None,
+        threads=1,
+    )
 
 
 def picture_from(frame: av.VideoFrame) -> Array:
@@ -303,6 +322,12 @@ def picture_to(array: Array, pixels: str) -> av.VideoFrame:
     import av
 
     held: Any = array  # PyAV's annotation lists each element type
-    if pixels_named(pixels).planar and array.shape[0] % 6:
-        return av.VideoFrame.from_ndarray(held, pixels)
-    return av.VideoFrame.from_numpy_buffer(held, pixels)
+    planar = pixels_named(pixels).planar
+    if planar and array.shape[0] % 6:
+        frame = av.VideoFrame.from_ndarray(held, pixels)
+    else:
+        frame = av.VideoFrame.from_numpy_buffer(held, pixels)
+    if planar:
+        frame.colorspace = tag_of(matrix_for(frame.height))
+        frame.color_range = _LIMITED
+    return frame

@@ -16,7 +16,8 @@ from rmbus.node import Convert, Input, Node, Output, Port, Target, describe_port
 
 if TYPE_CHECKING:
     from rmbus.report import Report
-    from rmbus.session import Results, Session
+    from rmbus.results import Results
+    from rmbus.session import Session
 
 __all__ = ["DEFAULT", "LIVE", "Delivery", "Edge", "Pipeline", "drop_oldest", "join", "latest", "merge", "reliable"]
 
@@ -451,7 +452,7 @@ def _combined(left: Pipeline, right: Pipeline, edges: Sequence[Edge]) -> Pipelin
     for node in (*left, *right):
         if node not in made:
             made._nodes.append(node)  # pyright: ignore[reportPrivateUsage] -- same module
-    for edge in (*left.edges, *right.edges, *edges):
+    for edge in (*left.edges, *edges, *right.edges):
         _add_edge(made, edge)
     return made
 

@@ -71,7 +71,7 @@ class NodeReport:
     frames_out: int
     package: str = ""
     code_bytes: int = 0
-    in_force: Mapping[str, str] = attrs.field(factory=dict)
+    in_force: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 @attrs.frozen

@@ -49,9 +49,9 @@ OnLog = Callable[[str, str, Sequence[str], int], None]
 def print_log(node: str, host: str, lines: Sequence[str], suppressed: int) -> None:
     """Print what a node printed to standard error, prefixed with `node@host`."""
     for line in lines:
-        print(f"{node}@{host} | {line}", file=sys.stderr)
+        sys.stderr.write(f"{node}@{host} | {line}\n")
     if suppressed:
-        print(f"{node}@{host} | … {suppressed} lines suppressed (more than a few hundred a second)", file=sys.stderr)
+        sys.stderr.write(f"{node}@{host} | … {suppressed} lines suppressed (more than a few hundred a second)\n")
 
 
 @attrs.define(eq=False)
@@ -185,7 +185,7 @@ class Session:
             return _Run(plan, b"")
         state = pickling.dump(plan.node)
         for heavy in state.heavy:
-            print(f"rmbus: {plan.name}: {heavy}", file=sys.stderr)
+            sys.stderr.write(f"rmbus: {plan.name}: {heavy}\n")
         if plan.place == LOCAL:
             return _Run(plan, state.data)
         return _Run(plan, state.data, package.build(plan.node, known=state.trace))
@@ -543,21 +543,18 @@ def process(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], *, on
             return through_processes(pipeline, items, lambda whole, here: Session(whole, on=on, here=here))
 
         return Results(begin, lambda: in_thread(begin()))
-    if isinstance(items, AsyncIterable):
-        return Results(_only_async, lambda: inline.process_inline_async(pipeline, items))
-    return Results(
-        lambda: inline.process_inline(pipeline, items), lambda: inline.process_inline_async(pipeline, items)
-    )
+
+    def begin_inline() -> Generator[Frame]:
+        if isinstance(items, AsyncIterable):
+            raise PipelineError("the items are given asynchronously: read the results with `async for`")
+        return inline.process_inline(pipeline, items)
+
+    return Results(begin_inline, lambda: inline.process_inline_async(pipeline, items))
 
 
 def open_inline(pipeline: Pipeline) -> inline.Inline:
     """Initialize a pipeline's nodes in this process."""
     return inline.open_inline(pipeline)
-
-
-def _only_async() -> Generator[Frame]:
-    raise PipelineError("the items are given asynchronously: read the results with `async for`")
-    yield  # what makes this a generator
 
 
 def _inline_report(result: inline.InlineResult) -> Report:

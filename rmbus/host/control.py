@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -154,8 +155,7 @@ class Control:
         event = recv_monitor_message(monitor)
         gone = [c for c in self._clients.values() if c.socket is opened and c.connection == event["value"]]
         for client in gone:
-            left = time.monotonic()
-            self._reactor.call_later(GRACE_S, lambda client=client, left=left: self._bury(client, left))
+            self._reactor.call_later(GRACE_S, partial(self._bury, client, time.monotonic()))
 
     def _bury(self, client: Client, left: float) -> None:
         if client.heard > left:

@@ -67,13 +67,9 @@ class Pool:
 
     def take(self) -> tuple[Endpoint, bool]:
         """Return a process, and whether it was warm: ready before it was asked for."""
-        for spare in self._spares:
-            if spare.worker.is_ready:
-                break
-        else:
-            spare = self._spares[0] if self._spares else None
-        if spare is None:
+        if not self._spares:
             return self._spawn(), False
+        spare = next((spare for spare in self._spares if spare.worker.is_ready), self._spares[0])
         self._spares.remove(spare)
         if self._refill:
             self._add()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -209,7 +208,7 @@ def _unexpected(message: messages.Message) -> None:
 
 def _unheard(lines: list[str], suppressed: int) -> None:
     for line in lines:
-        print(f"rmbus host: a process says: {line}", file=sys.stderr)
+        sys.stderr.write(f"rmbus host: a process says: {line}\n")
 
 
 def _unheard_exit(status: str) -> None:

@@ -189,7 +189,9 @@ class OutputPort:
             self._offer(self._format_item)
         kind, extra, payload = media.encode(frame)
         base: Fraction = frame.time_base
-        header = Header(kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
+        header = Header(
+            kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra
+        )
         self._seq += 1
         key = bool(extra[0]) if kind == Kind.PACKET else None
         self._offer(Item(kind, encode_header(header), payload, key))

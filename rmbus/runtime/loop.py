@@ -114,7 +114,7 @@ class NodeLoop:
         """The publisher of a topic is gone without an end of stream: the inputs that it fed have ended."""
         for link in self._inputs:
             if link.topic == topic and not link.ended:
-                print(f"rmbus: topic {topic} has ended: its publisher is gone", file=sys.stderr)
+                sys.stderr.write(f"rmbus: topic {topic} has ended: its publisher is gone\n")
                 link.ended = True
 
     def abort(self, error: RmbusError) -> None:

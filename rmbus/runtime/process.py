@@ -6,6 +6,7 @@ Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER PAR
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from rmbus.node import Node
     from rmbus.runtime.invoke import Invoker
     from rmbus.runtime.loop import NodeLoop
+
+READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.loop")
+"""What a spare process has imported before it is asked for."""
 
 
 class Process:
@@ -113,7 +117,7 @@ def _clean_after_failure(invoker: Invoker) -> None:
     try:
         invoker.cleanup()
         invoker.close()
-    except Exception:  # the supervisor around user code
+    except Exception:  # noqa: BLE001 - the supervisor around user code
         traceback.print_exc()
 
 
@@ -179,13 +183,8 @@ def main() -> None:
     work = os.environ.get("TMPDIR", folder)
     in_force = confine.apply(level, readable=[folder], writable=[work])
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
-    import av  # noqa: F401  # so that a spare has it ready
-    import uvloop  # noqa: F401  # likewise
-
-    import rmbus.runtime.invoke
-    import rmbus.runtime.load
-    import rmbus.runtime.loop  # noqa: F401  # likewise
-
+    for module in READY:
+        importlib.import_module(module)
     umbilical.send(messages.Spare(in_force))
     try:
         _, job, descriptors = umbilical.receive()
@@ -207,7 +206,7 @@ def _serve(umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> i
     process = Process(umbilical, job, Page(descriptors[job.page]), on_cut=lambda loop: os._exit(1))
     try:
         process.run(load)
-    except BaseException:  # the host has been told
+    except BaseException:  # noqa: BLE001 - the host has been told
         return 1
     finally:
         sys.stdout.flush()

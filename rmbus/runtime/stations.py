@@ -61,11 +61,12 @@ class Link:
     bytes: int = 0
     dropped: Counter[str] = attrs.field(factory=Counter[str])
     ended: bool = False
+    closed: bool = False
 
     @property
     def has_room(self) -> bool:
         """Whether the next frame can be offered."""
-        return self.delivery.kind != "reliable" or len(self.queue) < self.delivery.n
+        return self.closed or self.delivery.kind != "reliable" or len(self.queue) < self.delivery.n
 
     @property
     def is_over(self) -> bool:
@@ -76,6 +77,9 @@ class Link:
         """Put a frame in, and drop what the policy says."""
         self.published += 1
         self.bytes += _size(frame)
+        if self.closed:
+            self.dropped["consumer_ended"] += 1
+            return
         while self.delivery.kind != "reliable" and len(self.queue) >= self.delivery.n:
             self.queue.popleft()
             self.dropped["overflow"] += 1
@@ -91,6 +95,11 @@ class Link:
         """Throw away what waits."""
         self.dropped[reason] += len(self.queue)
         self.queue.clear()
+
+    def close(self) -> None:
+        """The reader wants nothing more: drop what waits, and all that comes."""
+        self.drop_all("consumer_ended")
+        self.closed = True
 
     def count(self) -> EdgeCount:
         """Return the account."""
@@ -144,7 +153,7 @@ class Station:
             with self.user_code():
                 self.running = self.invoker.source()
             return True
-        if all(link.ended for link in self.inputs):
+        if self.flushed or all(link.ended for link in self.inputs):
             self.finish()
             return True
         return False
@@ -159,6 +168,8 @@ class Station:
                 self.running = iter(self.invoker.flush())
             return
         self.ended = True
+        for link in self.inputs:
+            link.close()
         for link in itertools.chain.from_iterable(self.outputs.values()):
             link.ended = True
 

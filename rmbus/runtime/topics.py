@@ -20,9 +20,7 @@ from rmbus.transport.sockets import Socket, adopt, open_socket
 class TopicWriter:
     """Publishes outputs of a node, each only while somebody subscribes to it."""
 
-    def __init__(
-        self, context: zmq.Context[Socket], listener: int, path: str, topics: dict[OutputPort, str]
-    ) -> None:
+    def __init__(self, context: zmq.Context[Socket], listener: int, path: str, topics: dict[OutputPort, str]) -> None:
         self.socket = open_socket(context, zmq.XPUB)
         self.socket.setsockopt(zmq.XPUB_VERBOSER, 1)
         self.socket.setsockopt(zmq.SNDHWM, 64)
@@ -70,9 +68,7 @@ class TopicWriter:
 class TopicReader:
     """Reads one topic into an input."""
 
-    def __init__(
-        self, context: zmq.Context[Socket], path: str, link: InputLink, on_up: Callable[[], None]
-    ) -> None:
+    def __init__(self, context: zmq.Context[Socket], path: str, link: InputLink, on_up: Callable[[], None]) -> None:
         self.socket = open_socket(context, zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 64)
         self._prefix = link.topic.encode() + b"\0"

@@ -1,8 +1,8 @@
 """The account of an edge and of a node: small shared pages of counters.
 
-The host makes each page; producer, consumer and gateway each write their own words, and the host reads. So the account
-survives any kill, costs a few nanoseconds a frame, and a hang is seen without heartbeats. A word is 8 bytes, native order.
-"""
+The host makes each page; producer, consumer and gateway each write their own words, and the host reads. So the
+account survives any kill, costs a few nanoseconds a frame, and a hang is seen without heartbeats. A word is 8 bytes,
+native order. """
 
 from __future__ import annotations
 

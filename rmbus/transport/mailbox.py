@@ -1,8 +1,8 @@
 """The one engine of delivery: a mailbox with the edge's policy, and a window of credit that the consumer grants.
 
-Pure: it moves nothing itself. `latest`, `drop_oldest(n)` and `reliable(n)` differ only in what the mailbox does while the
-window is closed. What is in a lane's queue cannot be taken back, so frames wait here, where the policy can still act.
-"""
+Pure: it moves nothing itself. `latest`, `drop_oldest(n)` and `reliable(n)` differ only in what the mailbox does
+while the window is closed. What is in a lane's queue cannot be taken back, so frames wait here, where the policy can
+still act. """
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The run folder of a host: sockets, the connection file, the list of its processes.
 
-It lies in `$XDG_RUNTIME_DIR/rmbus`, else in `/run/user/UID/rmbus`, else in `/tmp/rmbus-UID`; mode 0700. Its owner holds a
-lock on it; whatever is left without a holder is swept at the next start.
+It lies in `$XDG_RUNTIME_DIR/rmbus`, else in `/run/user/UID/rmbus`, else in `/tmp/rmbus-UID`; mode 0700. Its owner
+holds a lock on it; whatever is left without a holder is swept at the next start.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keys: who may talk to a host, and how a client of the same user finds one.
 
-A host makes its CURVE keys (RFC 26/CurveZMQ) and one pair for the clients of its user, and writes both into a connection
-file in its run folder (0700), mode 0600. Whoever can read the file is the user.
+A host makes its CURVE keys (RFC 26/CurveZMQ) and one pair for the clients of its user, and writes both into a
+connection file in its run folder (0700), mode 0600. Whoever can read the file is the user.
 """
 
 from __future__ import annotations
