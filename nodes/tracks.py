@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from rmbus.errors import FormatError
-from rmbus.layouts import matrix_for
+from rmbus.layouts import matrix_for, tag_of
 from rmbus.media import AudioFrame, Packet, VideoFrame
 
 _log = logging.getLogger("rmbus.nodes.writer")
@@ -42,7 +42,6 @@ _HOLDS = {
     "rgb48le": ("rgb48le", "gbrp16le"),
 }
 _FULL_CHROMA = ("yuv444p", "yuvj444p", "gbrp")
-_MATRIX = {1: (1, 1, 1), 5: (6, 6, 6)}  # the tags of each matrix: colour space, primaries, transfer
 
 
 class Track(Protocol):
@@ -99,7 +98,8 @@ class VideoTrack:
             context.bit_rate = int(form.width * form.height * float(form.rate or 25) * _BITS_PER_PIXEL)
         self._matrix = matrix_for(form.height) if self._pixels.startswith(("yuv", "nv")) else None
         if self._matrix:
-            context.colorspace, context.color_primaries, context.color_trc = _MATRIX[self._matrix]
+            # The tags of colour space, primaries and transfer have the same numbers in these two standards.
+            context.colorspace = context.color_primaries = context.color_trc = tag_of(self._matrix)
         _open(context, f"{form.width}x{form.height} {self._pixels}")
         self._stream = stream
         self._reformatter = VideoReformatter()

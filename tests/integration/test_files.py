@@ -21,7 +21,7 @@ import pytest
 
 from rmbus.errors import FormatError, PipelineError
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame
-from rmbus.nodes import Buffer, Map, MediaReader, MediaWriter, PassThrough, TestPattern
+from rmbus.nodes import Buffer, Map, MediaReader, MediaWriter, PassThrough, TestPattern, muxing
 from rmbus.nodes import names as node_names
 
 pytestmark = pytest.mark.media
@@ -388,16 +388,42 @@ def test_colours_stay(tmp_path: Path, height: int) -> None:
         assert container.streams.video[0].codec_context.colorspace == (6 if height == 144 else 1)
 
 
-def test_tagged_films_are_read_with_their_matrix(tmp_path: Path) -> None:
-    """A small film that says BT.709 is read so, though small films are BT.601 where they say nothing."""
+@pytest.mark.parametrize(("height", "matrix"), [(144, 5), (720, 1)])
+def test_films_without_a_matrix_are_read_as_players_do(tmp_path: Path, height: int, matrix: int) -> None:
+    """A film that names no matrix is BT.601 where it is small, BT.709 from 720 lines on."""
+    array = np.full((height, 128, 3), (200, 40, 60), np.uint8)
+    with av.open(str(tmp_path / "untold.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height = 128, height
+        picture = VideoFrame(array, pts=0).to_av().reformat(format="yuv420p", dst_colorspace=matrix)
+        container.mux([*stream.encode(picture), *stream.encode(None)])
+    with av.open(str(tmp_path / "untold.mp4")) as container:
+        assert container.streams.video[0].codec_context.colorspace == 2
+    got = _read(tmp_path / "untold.mp4", "video")["video"][0]
+    assert int(np.abs(got.array.astype(int) - array).max()) <= 6
+
+
+@pytest.mark.parametrize("pixels", ["rgb24", "yuv420p"])
+@pytest.mark.parametrize(
+    ("coded", "matrix", "color_range"), [("yuv420p", 1, 1), ("yuvj420p", 5, 2), ("yuv420p", 5, 1), ("yuvj420p", 1, 2)]
+)
+def test_tagged_films_are_read_with_their_colours(
+    tmp_path: Path, pixels: str, coded: str, matrix: int, color_range: int
+) -> None:
+    """Whatever matrix and range a film names, its colours are right, also after another film is made of it."""
     array = np.full((64, 128, 3), (200, 40, 60), np.uint8)
     with av.open(str(tmp_path / "tagged.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
-        stream.width, stream.height, stream.codec_context.colorspace = 128, 64, 1
-        picture = VideoFrame(array, pts=0).to_av().reformat(format="yuv420p", dst_colorspace=1)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, coded
+        stream.codec_context.colorspace = matrix
+        picture = VideoFrame(array, pts=0).to_av()
+        picture = picture.reformat(format=coded, dst_colorspace=matrix, dst_color_range=color_range)
         container.mux([*stream.encode(picture), *stream.encode(None)])
-    got = _read(tmp_path / "tagged.mp4", "video")["video"][0]
-    assert int(np.abs(got.array.astype(int) - array).max()) <= 4
+    frames = _read(tmp_path / "tagged.mp4", "video", pixels=pixels)["video"]
+    _write(tmp_path / "out.mp4", {"video": frames})
+    again = _read(tmp_path / "out.mp4", "video")["video"]
+    for got in (VideoFrame.from_av(frames[0].to_av(), "rgb24"), again[0]):
+        assert int(np.abs(got.array.astype(int) - array).max()) <= 6
 
 
 # --- inputs that end, and runs that fail ----------------------------------------------------------------------------
@@ -408,6 +434,35 @@ def test_an_input_that_ends_without_a_frame(tmp_path: Path) -> None:
     _write(tmp_path / "out.mp4", {"audio": [], "video": _pictures(5)})
     got = _read(tmp_path / "out.mp4")
     assert (len(got["video"]), len(got["audio"])) == (5, 0)
+
+
+def test_the_film_begins_when_each_input_has_come_or_ended(tmp_path: Path) -> None:
+    """Packets are held in memory no longer than until the last joined input has ended."""
+    writer = _writer(tmp_path / "out.mkv", ("video", "audio"))
+    for frame in _pictures(100):
+        writer.process(frame, "video")
+    held = (tmp_path / "out.part.mkv").stat().st_size
+    writer.ended("audio")
+    written = (tmp_path / "out.part.mkv").stat().st_size
+    writer.flush()
+    assert held == 0
+    assert written > 0
+
+
+def test_what_is_held_is_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An input that neither comes nor ends does not fill the memory: the film begins without it, which is told."""
+    monkeypatch.setattr(muxing, "_HELD_BYTES", 20_000)
+    writer = _writer(tmp_path / "out.mp4", ("video", "audio"))
+    with caplog.at_level(logging.WARNING):
+        for frame in _pictures(100):
+            writer.process(frame, "video")
+    assert "begins without audio" in caplog.text
+    with pytest.raises(FormatError, match="'audio' came when the film had begun"):
+        writer.process(_tone(1000)[0], "audio")
+    writer.flush()
+    assert len(_read(tmp_path / "out.mp4", "video")["video"]) == 100
 
 
 def test_an_input_whose_end_is_not_told(tmp_path: Path) -> None:

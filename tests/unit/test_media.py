@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import av
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -367,6 +368,26 @@ def test_damaged_arrays_are_refused_or_read(place: int, byte: int, cut: int) -> 
         [each for each in got.value.values() if isinstance(each, np.ndarray)] if isinstance(got.value, dict) else []
     )
     assert all(each.dtype.kind != "O" and each.nbytes <= len(payload) for each in arrays)
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (["|V8", [1], 0], "neither numbers, text nor times"),
+        (["|O", [1], 0], "neither numbers, text nor times"),
+        (["<i8", [9], 0], "needs 72 bytes at 0, and there are 64"),
+        (["<i8", [1], 64], "needs 8 bytes at 64"),
+        (["<i8", [-1], 0], "whole numbers"),
+        (["<i8", [1] * 40, 0], "at most 32"),
+        (["<i8", [1]], "dtype, shape, offset"),
+        (3, "dtype, shape, offset"),
+    ],
+)
+def test_arrays_of_a_bad_peer_are_refused(about: object, said: str) -> None:
+    """A header of an array that does not fit what came is refused with the reason."""
+    head = msgpack.packb(msgpack.ExtType(1, msgpack.packb(about)))
+    with pytest.raises(ProtocolError, match=said):
+        decode(Header(4, 0, extra=len(head)), head.ljust(128, b"\0"), Any)
 
 
 def test_a_picture_of_another_size_is_refused() -> None:
