@@ -27,7 +27,7 @@ class Edges(Node):
     drawing = Output(Video("rgb24"))
     deterministic = True
 
-    def __init__(self, threshold: int = 16) -> None:
+    def __init__(self, threshold: int = 32) -> None:
         self.threshold = threshold
 
     def process(self, frame: VideoFrame) -> VideoFrame:
@@ -40,7 +40,8 @@ def pipeline(film: str, out: str, *, on: str = "local") -> Pipeline:
     """Return the demo's graph: pictures through `Edges` on the host at `on`, sound straight to the writer."""
     reader = MediaReader(film).options(name="reader", on="local")
     edges = Edges().options(name="edges", on=on)
-    writer = MediaWriter(out).options(name="writer", on="local")
+    quick = {"preset": "ultrafast"} if out.endswith((".mp4", ".mkv", ".mov")) else {}  # H.264: a drawing is hard work
+    writer = MediaWriter(out, video_options=quick).options(name="writer", on="local")
     graph = reader.video >> edges >> writer.video
     if MediaReader.probe(film).audio_codec:
         graph |= reader.audio >> writer.audio

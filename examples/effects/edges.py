@@ -7,7 +7,7 @@ import numpy as np
 from effects.kernel import Plane, brightness, slope
 
 
-def draw(picture: Plane, threshold: int = 16) -> Plane:
+def draw(picture: Plane, threshold: int = 32) -> Plane:
     """Return the drawing of a picture.
 
     Args:
@@ -26,5 +26,5 @@ def draw(picture: Plane, threshold: int = 16) -> Plane:
     drawing = np.empty_like(picture)
     drawing[..., 0] = paper
     np.subtract(paper, paper >> 5, out=drawing[..., 1])
-    np.subtract(paper, paper >> 3, out=drawing[..., 2])
+    np.subtract(drawing[..., 1], paper >> 4, out=drawing[..., 2])
     return drawing
