@@ -55,6 +55,7 @@ class NodeLoop:
         self._held: Emission | None = None
         self._is_source = is_source
         self._may_start = False
+        self._has_begun = False
         self._flushed = False
         self._ended = False
 
@@ -106,7 +107,7 @@ class NodeLoop:
         """Drain: a source ends here; what is queued is finished."""
         if self._is_source and not self._flushed:
             self._may_start = True
-            self._is_source = False
+            self._has_begun = True
             self._held = None
             self._close_running()
 
@@ -162,8 +163,8 @@ class NodeLoop:
         if self._inbox:
             self._begin(self._inbox.popleft())
             return True
-        if self._is_source and self._may_start:
-            self._is_source = False
+        if self._is_source and self._may_start and not self._has_begun:
+            self._has_begun = True
             self._running = self._invoker.source()
             return True
         return self._end_if_over()

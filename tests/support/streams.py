@@ -1,0 +1,119 @@
+"""Small nodes that tests run in processes of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rmbus import Input, Node, Output
+
+
+class Count(Node):
+    """A source of whole numbers from 0."""
+
+    def __init__(self, n: int, every_s: float = 0.0) -> None:
+        self.n = n
+        self.every_s = every_s
+
+    def process(self) -> Iterator[int]:
+        for number in range(self.n):
+            yield number
+            if self.every_s:
+                time.sleep(self.every_s)
+
+
+class Double(Node):
+    def process(self, frame: Any) -> int:
+        return 2 * frame.value
+
+
+class Take(Node):
+    """A sink that prints what it was given, once, and takes its time for each frame."""
+
+    def __init__(self, every_s: float = 0.0) -> None:
+        self.every_s = every_s
+        self.got: list[Any] = []
+
+    def process(self, frame: Any) -> None:
+        self.got.append(frame.value)
+        time.sleep(self.every_s)
+
+    def flush(self) -> None:
+        print(f"got {self.got}")
+
+
+class Pair(Node):
+    """Two inputs; says how many it was given on each."""
+
+    left = Input()
+    right = Input()
+    sums = Output()
+
+    def initialize(self) -> None:
+        self.counts = {"left": 0, "right": 0}
+
+    def process(self, frame: Any, port: str) -> None:
+        self.counts[port] += 1
+
+    def flush(self) -> dict[str, int]:
+        return self.counts
+
+
+class TwoSounds(Node):
+    """A source with two outputs, one of which is far ahead: `ahead` of it come before the first of the other."""
+
+    early = Output()
+    late = Output()
+
+    def __init__(self, n: int, ahead: int) -> None:
+        self.n = n
+        self.ahead = ahead
+
+    def process(self) -> Iterator[Any]:
+        for number in range(self.n + self.ahead):
+            if number < self.n:
+                yield self.early, number
+            if number >= self.ahead:
+                yield self.late, number - self.ahead
+
+
+class Echo(Node):
+    """One end of a ring: what comes in goes out again, and one more with it, until nothing can move."""
+
+    independent = True
+    back = Input()
+    out = Output()
+
+    def process(self, frame: Any) -> Iterator[Any]:
+        yield self.out, frame.value
+        yield self.out, frame.value
+
+
+class Spark(Node):
+    """What starts the ring."""
+
+    start = Input()
+    ring = Input()
+    out = Output()
+
+    def process(self, frame: Any, port: str) -> Any:
+        return frame.value
+
+
+class Shout(Node):
+    """Prints more than anybody reads."""
+
+    def process(self, frame: Any) -> None:
+        for number in range(3000):
+            print(f"shout {number}")
+
+
+class Fail(Node):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def process(self, frame: Any) -> Any:
+        if frame.value == self.at:
+            raise ValueError(f"{self.at} is too many")
+        return frame.value
