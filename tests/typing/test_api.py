@@ -1,0 +1,182 @@
+"""What the types of the public names promise to whoever writes nodes. Read by mypy and pyright, and run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, assert_type
+
+from rmbus import (
+    Audio,
+    AudioFrame,
+    Data,
+    Encoded,
+    Input,
+    Interrupt,
+    Needs,
+    Node,
+    Output,
+    Packet,
+    Pipeline,
+    Video,
+    VideoFrame,
+    drop_oldest,
+    latest,
+    reliable,
+    testing,
+)
+from rmbus.delivery import Delivery
+from rmbus.graph import Edge
+from rmbus.media import Frame
+from rmbus.node import Port, ports
+
+
+class Plain(Node):
+    def process(self, frame: VideoFrame) -> VideoFrame | None:
+        return frame
+
+
+class Generated(Node):
+    def process(self, frame: Data) -> Iterator[Data | Interrupt]:
+        yield frame
+        yield Interrupt()
+
+
+class Awaited(Node):
+    async def initialize(self) -> None: ...
+
+    async def process(self, frame: AudioFrame) -> AudioFrame:
+        return frame
+
+    async def cleanup(self) -> None: ...
+
+
+class AsyncGenerated(Node):
+    async def process(self, frame: Packet) -> AsyncIterator[Packet]:
+        yield frame
+
+    async def flush(self) -> AsyncIterator[Packet]:
+        yield Packet(b"", "opus", key=True)
+
+
+class Source(Node):
+    requirements = ["numpy"]  # noqa: RUF012  # as users write it
+    needs = Needs(files=["/data"], memory_mb=100)
+    independent = True
+    live = Output(Video("rgb24", rate=25), live=True)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def process(self) -> Iterator[VideoFrame]:
+        return iter(())
+
+    def get_state(self) -> dict[str, str]:
+        return {"name": self.name}
+
+    def set_state(self, state: dict[str, str]) -> None:
+        self.name = state["name"]
+
+
+@dataclass
+class Several(Node):
+    threshold: float
+    a = Input(Video(), many=True)
+    b = Input(Audio("fltp", rate=48_000, layout="mono"), optional=True)
+    boxes = Output(list[float])
+    packets = Output(Encoded("h264", "hevc"))
+
+    def process(self, frame: Frame, port: str) -> Iterator[tuple[Output, object]]:
+        yield self.boxes, [self.threshold]
+
+
+def test_every_shape_of_process() -> None:
+    """A subclass may write `process` and the rest in any shape, and its own attributes keep their types."""
+    assert_type(Source("a").name, str)
+    assert_type(Several(0.5).threshold, float)
+    nodes: Sequence[Node] = [Plain(), Generated(), Awaited(), AsyncGenerated(), Source("b"), Several(0.5)]
+    assert len({id(node) for node in nodes}) == 6
+
+
+def test_options_return_the_node() -> None:
+    """`options` gives the class that it was called on, with every option."""
+    node = Several(0.5).options(
+        name="several",
+        on="tcp://host:7700",
+        needs=Needs(gpus=1, network=("a:1",)),
+        requirements=["torch"],
+        env={"A": "1"},
+        restart="always",
+        on_error="skip",
+    )
+    assert_type(node, Several)
+    assert node.name == "several"
+
+
+def test_ports() -> None:
+    """Ports are inputs and outputs, of the class and of the node; by name they are ports."""
+    node = Several(0.5)
+    assert_type(node.a, Input)
+    assert_type(Several.boxes, Output)
+    assert_type(node["boxes"], Port)
+    assert_type(node.a.optional, bool)
+    assert_type(node.boxes.live, bool)
+    assert_type(ports(node).inputs["a"], Input)
+    assert node.boxes == node["boxes"]
+
+
+def test_graphs() -> None:
+    """Whatever stands around `>>` and `|`, a Pipeline comes of it, and what it tells is typed."""
+    source, several = Source("a"), Several(0.5)
+    assert_type(source >> Plain() >> several.a, Pipeline)
+    assert_type(source.live >> several.a, Pipeline)
+    assert_type(source["live"] >> several["a"], Pipeline)
+    assert_type(Plain() | Plain(), Pipeline)
+    assert_type(Plain() >> Plain() | source, Pipeline)
+    pipeline = source.live.to(several.a, delivery=latest, deadline_ms=40, convert="auto")
+    assert_type(pipeline, Pipeline)
+    assert_type(Pipeline([source, Plain()], name="demo", convert="auto").add_node(Plain()), Pipeline)
+    assert_type(pipeline.edges, tuple[Edge, ...])
+    assert_type(pipeline.nodes, tuple[Node, ...])
+    assert_type(pipeline.names(), dict[Node, str])
+    assert_type(pipeline.remove_node(several), bool)
+    assert_type(pipeline.open_outputs, tuple[Output, ...])
+    assert_type(pipeline.get_config(), dict[str, Any])
+    assert_type(len(pipeline), int)
+
+
+def test_values() -> None:
+    """Formats and deliveries are values with typed fields."""
+    assert_type(Video("rgb24", rate=29.97).rate, Fraction | None)
+    assert_type(Audio().layout, str | None)
+    assert_type(Encoded("h264").codecs, tuple[str, ...])
+    assert_type(latest, Delivery)
+    assert_type(drop_oldest(8), Delivery)
+    assert_type(reliable(8).n, int)
+    assert latest.n == 1
+
+
+def test_running_a_node() -> None:
+    """What a test of a node uses; the frames that come out are of any kind, as the node pleases."""
+    frames = testing.video(2)
+    assert_type(frames, list[VideoFrame])
+    assert_type(testing.audio(1), list[AudioFrame])
+    out = testing.run_node(Plain(), frames)
+    assert out[1].array.shape == frames[1].array.shape
+
+
+def processing(pipeline: Pipeline) -> None:
+    """Say the types of what runs; it is read by the checkers, and never called."""
+    for frame in pipeline.process([1, 2]):
+        assert_type(frame, Frame)
+    with pipeline as initialized:
+        assert_type(initialized, Pipeline)
+    pipeline.initialize()
+    pipeline.cleanup()
+
+
+async def processing_async(pipeline: Pipeline, items: AsyncIterator[int]) -> None:
+    """As above, in an event loop."""
+    async for frame in pipeline.process(items, on="tcp://host:7700"):
+        assert_type(frame, Frame)
