@@ -188,6 +188,16 @@ def test_two_versions_of_one_module(tmp_path: Path) -> None:
     assert results[0][0] != results[1][0]
 
 
+def test_shipped_module_goes_before_an_installed_one(tmp_path: Path) -> None:
+    """A local module is used on the host even if a distribution of that name is installed there."""
+    write(tmp_path / "home", {"sortedcontainers.py": "MINE = 5\n"})
+    write(tmp_path / "home", {"edges.py": "import sortedcontainers\nclass Node:\n    x = sortedcontainers.MINE\n"})
+    code = f"{SHIP}\nimport sys\nimport edges\nship(edges.Node(), sys.argv[1])"
+    address, files, _ = run([sys.executable, "-c", code, str(tmp_path / "out")], cwd=tmp_path / "home")
+    assert files == ["edges.py", "sortedcontainers.py"]
+    assert receive(tmp_path / "out", tmp_path / "there", "obj.x") == [address, 5]
+
+
 def test_second_run_has_the_same_address(tmp_path: Path) -> None:
     """Same code with another state is the same package; an edited local module is another one."""
     text = f"{SHIP}\nimport sys\nimport shapes.lines\nclass Node:\n    pass\n"

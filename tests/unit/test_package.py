@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -22,7 +23,7 @@ from rmbus.errors import MalformedFrame, PackagingError, ProtocolError, TooLarge
 from rmbus.packaging import extract_archive_info, package_files, package_object
 from rmbus.protocol import manifest as manifests
 from rmbus.protocol.manifest import FileEntry, Manifest, Need, check_path, decode_manifest
-from rmbus.shipping import datafiles
+from rmbus.shipping import archive, datafiles
 from rmbus.shipping import package as packages
 from rmbus.shipping.archive import read_archive, write_archive
 from rmbus.shipping.content import pack_content, read_content
@@ -107,11 +108,11 @@ def test_address_is_of_the_code_alone(entry: ModuleType) -> None:
 def test_archive_is_a_plain_zip(entry: ModuleType) -> None:
     """Any zip tool reads a package: the manifest, and the files under code/."""
     package = package_object(entry.Edges)
-    with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
-        assert archive.testzip() is None
-        assert archive.namelist() == [*(f"code/{path}" for path in SHIPPED), "manifest.json"]
-        assert hashlib.sha256(archive.read("manifest.json")).hexdigest() == package.address
-        assert archive.read("code/shapes_lib/table.csv") == b"1,2\n"
+    with zipfile.ZipFile(io.BytesIO(package.data)) as opened:
+        assert opened.testzip() is None
+        assert opened.namelist() == [*(f"code/{path}" for path in SHIPPED), "manifest.json"]
+        assert hashlib.sha256(opened.read("manifest.json")).hexdigest() == package.address
+        assert opened.read("code/shapes_lib/table.csv") == b"1,2\n"
 
 
 def test_processes_agree_on_every_byte(tmp_path: Path) -> None:
@@ -432,15 +433,41 @@ SMALL = pack_content(
 )
 
 
-@given(st.integers(0, len(SMALL) - 1), st.integers(0, 255))
-def test_every_changed_byte_is_noticed(place: int, value: int) -> None:
+@pytest.mark.parametrize("flip", [1, 0x20, 0x80])
+def test_every_changed_byte_is_noticed(flip: int) -> None:
     """There is no byte of a package that could be another."""
-    data = bytearray(SMALL)
-    data[place] = value
-    if data == SMALL:
-        return
-    with pytest.raises(ProtocolError):
-        read_content(memoryview(bytes(data)))
+    for place in range(len(SMALL)):
+        data = bytearray(SMALL)
+        data[place] ^= flip
+        with pytest.raises(ProtocolError):
+            read_content(memoryview(bytes(data)))
+
+
+def _crafted(*members: tuple[bytes, bytes, int | None], between: bytes = b"") -> bytes:
+    """Build an archive whose headers are right one by one: name, content, and another place for the content."""
+    body, directory = b"", b""
+    for name, data, place in members:
+        crc = zlib.crc32(data)
+        offset = len(body) if place is None else place
+        directory += archive._central(name, crc, len(data), offset) + name
+        body += (archive._local(name, crc, len(data)) + name + data) if place is None else b""
+    return body + between + directory + archive._end(len(members), len(directory), len(body) + len(between))
+
+
+def test_crafted_archives_are_refused() -> None:
+    """Members out of order, twice, one over another, or with bytes between them are refused; the plain form is not."""
+    one, two = (b"a", b"1", None), (b"b", b"2", None)
+    assert set(read_archive(memoryview(_crafted(one, two)))) == {"a", "b"}
+    for data in (
+        _crafted(two, one),
+        _crafted(one, one),
+        _crafted(one, (b"a", b"1", 0)),
+        _crafted(one, two, between=b"hidden"),
+        _crafted(one, (b"b", b"2", 10**6)),
+        _crafted((b"\xff", b"", None)),
+    ):
+        with pytest.raises(MalformedFrame):
+            read_archive(memoryview(data))
 
 
 @given(st.binary(max_size=300), st.integers(0, len(SMALL)))
@@ -454,11 +481,11 @@ def test_no_bytes_upset_the_reader(junk: bytes, place: int) -> None:
 
 def _zip(names: Mapping[str, bytes], *, method: int = zipfile.ZIP_STORED, mode: int = 0o100644) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
+    with zipfile.ZipFile(file, "w", method) as target:
         for name, data in names.items():
             info = zipfile.ZipInfo(name)
             info.external_attr, info.compress_type, info.create_system = mode << 16, method, 3
-            archive.writestr(info, data)
+            target.writestr(info, data)
     return file.getvalue()
 
 

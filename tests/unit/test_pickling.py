@@ -6,6 +6,7 @@ import functools
 import pickle
 import sys
 import threading
+import tracemalloc
 import types
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,14 @@ def test_trace_says_what_is_referred_to() -> None:
 
 
 def test_trace_copies_no_array() -> None:
-    """Tracing an object does not serialize its arrays."""
-    assert "numpy" in {name.partition(".")[0] for name in pickling.trace(obj("Node", a=np.zeros(10**7))).modules}
-    assert pickling.size_of(np.zeros(1000)) > 8000
+    """Tracing or measuring an object does not copy its arrays."""
+    node = obj("Node", a=np.zeros(10**6))
+    tracemalloc.start()
+    assert "numpy" in {name.partition(".")[0] for name in pickling.trace(node).modules}
+    assert pickling.size_of(node) > 8 * 10**6
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**6
 
 
 def test_round_trip_and_moved_script(tmp_path: Path) -> None:
@@ -192,6 +198,9 @@ def test_round_trip_and_moved_script(tmp_path: Path) -> None:
     assert loaded.g() == str(tmp_path / "script.py")
     assert function.__globals__["__file__"] == str(tmp_path / "script.py")
     assert function() == 3
+    alone = script("def f():\n    return __file__")["f"]
+    assert pickling.loads(pickling.dumps(alone), tmp_path)() == str(tmp_path / "script.py")
+    assert pickling.loads(pickling.dumps(alone))() == "/home/me/script.py"
     names = script(text)
     names["__package__"] = "pkg.sub"
     assert pickling.loads(pickling.dumps(names["A"]()), tmp_path).f() == str(tmp_path / "pkg/sub/script.py")
