@@ -20,7 +20,7 @@ from rmbus.media import AudioFrame, Packet, VideoFrame
 _log = logging.getLogger("rmbus.nodes.writer")
 
 _OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "crf": "18"},
+    "libx264": {"preset": "superfast", "crf": "17"},
     "libx264rgb": {"preset": "veryfast", "crf": "0"},
     "libx265": {"preset": "veryfast", "crf": "20", "x265-params": "log-level=error"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
