@@ -616,7 +616,42 @@ def test_engine_is_used_again() -> None:
     assert notes == ["initialize a", "flush a", "flush a", "cleanup a"]
 
 
+def test_pipeline_methods() -> None:
+    """`run(on="inline")` and `process` of a Pipeline lead here."""
+    report = (Count(3) >> Add() >> Keep()).run(on="inline")
+    assert [(node.name, node.frames_in, node.frames_out) for node in report.nodes] == [
+        ("count", 0, 3),
+        ("add", 3, 3),
+        ("keep", 3, 0),
+    ]
+    assert report.dropped == {}
+    assert [frame.value for frame in (Add() >> Add()).process([1, 2]) if isinstance(frame, Data)] == [3, 4]
+
+
+async def test_pipeline_process_in_an_event_loop() -> None:
+    """`async for` over `process` works as `for` does."""
+    got = [frame async for frame in (Add() >> Add()).process([1, 2])]
+    assert [frame.value for frame in got if isinstance(frame, Data)] == [3, 4]
+
+
 # --- the form with initialize and cleanup ---------------------------------------------------------------------------
+
+
+def test_context_manager() -> None:
+    """In a `with` the nodes are initialized once, serve several streams, and are cleaned up at the end."""
+    notes: list[str] = []
+    with Pipeline([Lives(notes, "a")]) as pipeline:
+        assert notes == ["initialize a"]
+        for stream in ([1], [2, 3]):
+            got = [frame.value for frame in pipeline.process(stream) if isinstance(frame, Data)]
+            assert got == stream
+    assert notes == ["initialize a", "flush a", "flush a", "cleanup a"]
+
+
+def test_empty_pipeline() -> None:
+    """An empty pipeline cannot be initialized."""
+    with pytest.raises(PipelineError, match="the pipeline is empty"):
+        Pipeline().initialize()
 
 
 def test_cleanup_of_what_is_not_initialized() -> None:
