@@ -449,12 +449,12 @@ def test_an_input_that_ends_without_a_frame(tmp_path: Path) -> None:
 
 def test_the_film_begins_when_each_input_has_come_or_ended(tmp_path: Path) -> None:
     """Packets are held in memory no longer than until the last joined input has ended."""
-    writer = _writer(tmp_path / "out.mkv", ("video", "audio"))
+    writer = _writer(tmp_path / "out.ts", ("video", "audio"))
     for frame in _pictures(100, 640, 360):
         writer.process(frame, "video")
-    held = (tmp_path / "out.part.mkv").stat().st_size
+    held = (tmp_path / "out.part.ts").stat().st_size
     writer.ended("audio")
-    written = (tmp_path / "out.part.mkv").stat().st_size
+    written = (tmp_path / "out.part.ts").stat().st_size
     writer.flush()
     assert held == 0
     assert written > 0
