@@ -27,8 +27,8 @@ DEFAULT_OUT: Final = Path("out", "demo.mp4")
 
 def demo(
     ctx: typer.Context,
-    film: Annotated[str | None, typer.Argument(metavar="[IN", help="A film; by default a clip of 132 frames.")] = None,
-    out: Annotated[str | None, typer.Argument(metavar="[OUT]]", help="By default out/demo.mp4.")] = None,
+    film: Annotated[str | None, typer.Argument(metavar="IN", help="A film; by default a clip of 132 frames.")] = None,
+    out: Annotated[str | None, typer.Argument(metavar="OUT", help="By default out/demo.mp4.")] = None,
     on: Annotated[
         str | None,
         typer.Option("--on", metavar="ADDRESS", help="A running host; by default the demo starts and ends its own."),
@@ -95,7 +95,8 @@ def summary(report: Report, out: Path) -> str:
     written = MediaReader.probe(out)
     size = f"{written.width}x{written.height}, {written.frames} frames, {written.duration_s or 0:.2f} s"
     sound = written.audio_codec or "no sound"
-    p50, p99 = (f"{value * 1e3:.0f} ms" if value else "-" for value in (report.latency_p50_s, report.latency_p99_s))
+    last = next(edge for edge in report.edges if edge.name.endswith("-> writer.video"))
+    p50, p99 = (f"{value * 1e3:.0f} ms" if value else "-" for value in (last.latency_p50_s, last.latency_p99_s))
     rate = edges.frames_out / report.seconds if report.seconds else 0.0
     return "\n".join(
         [

@@ -6,10 +6,9 @@ import enum
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 import rmbus
 from rmbus.errors import ConnectFailed, NodeError, RmbusError
@@ -27,26 +26,6 @@ class Code(enum.IntEnum):
 
 class Misuse(RmbusError):
     """The command line asks for what cannot be meant."""
-
-
-class Commands(TyperGroup):
-    """The commands. An error is a line on standard error and an exit code; `--debug` adds the traceback."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take `--debug` wherever it stands, but behind a lone `--`."""
-        end = args.index("--") if "--" in args else len(args)
-        ctx.obj = "--debug" in args[:end]
-        kept = [each for each in args[:end] if each != "--debug"] + args[end:]
-        return super().parse_args(ctx, kept)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            leave(error, debug=bool(ctx.obj))
-        except (RmbusError, OSError) as error:
-            leave(error, debug=bool(ctx.obj))
 
 
 def leave(error: BaseException, *, debug: bool) -> NoReturn:

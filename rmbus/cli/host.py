@@ -15,7 +15,7 @@ from rmbus.cli.failures import Misuse
 from rmbus.errors import ConfinementError, ConnectFailed, HostError
 from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
-from rmbus.host.parent import watch_parent
+from rmbus.host.parent import announce, watch_parent
 from rmbus.host.probing import choose, probe
 from rmbus.transport.security import CONNECTION_FILE, Connection
 
@@ -46,7 +46,7 @@ def host(
         Path | None, typer.Option("--store", help="Where packages are kept; by default in the user's cache.")
     ] = None,
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
-    announce: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
+    pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
 ) -> None:
     """Run nodes that others send, each in a process of its own, confined as far as this machine allows."""
     keys = tuple(_checked_key(key) for key in clients or ())
@@ -75,12 +75,11 @@ def host(
         print(
             f"rmbus host {settings.name} listening on {connection.address} (level {chosen.word}{why}), "
             f"connection file {file}",
-            file=sys.stdout if announce is None else sys.stderr,
+            file=sys.stdout if pipe is None else sys.stderr,
             flush=True,
         )
-        if announce is not None:
-            with os.fdopen(announce, "w", encoding="utf-8") as waiting:
-                waiting.write(connection.address + "\n")
+        if pipe is not None and not announce(pipe, connection.address):
+            daemon.end()
 
     daemon = Host(settings, on_up=up)
     on_signals(daemon)

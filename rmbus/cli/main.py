@@ -7,12 +7,7 @@ from typing import Annotated
 import typer
 
 import rmbus
-from rmbus.cli.demo import demo
-from rmbus.cli.doctor import doctor
-from rmbus.cli.failures import Commands
-from rmbus.cli.host import host
-from rmbus.cli.nodes import nodes
-from rmbus.cli.run import run
+from rmbus.cli.commands import Commands
 
 app = typer.Typer(
     name="rmbus", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -32,11 +27,10 @@ def rmbus_command(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
-    """Stream media through classes that run as processes, anywhere."""
+    """Stream media through classes that run as processes, anywhere.
 
-
-for _command in (run, demo, host, nodes, doctor):
-    app.command()(_command)
+    Ends with 0; 1 the pipeline failed; 2 wrong usage; 3 no host answered; 130 interrupted.
+    """
 
 
 def main() -> None:

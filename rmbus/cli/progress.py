@@ -146,7 +146,6 @@ def run(
     gauge: Gauge,
     *,
     on: str,
-    here: Sequence[Node] = (),
     as_json: bool = False,
     debug: bool = False,
     title: str = "",
@@ -159,7 +158,7 @@ def run(
     session: Session | None = None
     try:
         with Screen(gauge, title or pipeline.name) as screen:
-            session = Session(pipeline, on=on, on_log=screen.log, here=here)
+            session = Session(pipeline, on=on, on_log=screen.log)
             with session:
                 report = attend(session, screen, endless=gauge.total is None)
     except (KeyboardInterrupt, RmbusError, OSError) as error:

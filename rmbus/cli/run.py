@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from rmbus import joined
 from rmbus.cli import progress
 from rmbus.cli.failures import Misuse
 from rmbus.cli.progress import Gauge
 from rmbus.cli.targets import Target, fill
+from rmbus.errors import RmbusError, node_error
 from rmbus.node import Node, Port, describe_ports, node_name, ports
 from rmbus.plan import LOCAL
+from rmbus.runtime.process import describe, type_name
 
 
 def run(
@@ -56,24 +59,30 @@ def run(
         names = filled.pipeline.names()
         told = ", ".join(f"{names[port.node]}.{port.name}" for port in dangling if port.node is not None)
         raise Misuse(f"nothing feeds {told}: give -i FILM, or --in TOPIC for a node on a running bus")
-    reader = filled.here[0] if source else None
     total = filled.film.frames if filled.film else None
-    gauge = Gauge.of(filled.pipeline, total=total, reader=reader)
-    progress.run(filled.pipeline, gauge, on=on or LOCAL, here=filled.here, as_json=as_json, debug=bool(ctx.obj))
+    gauge = Gauge.of(filled.pipeline, total=total, reader=filled.reader)
+    progress.run(filled.pipeline, gauge, on=on or LOCAL, as_json=as_json, debug=bool(ctx.obj))
 
 
 def join_bus(node: Node, reads: Sequence[str], writes: Sequence[str], *, bus: str | None) -> None:
     """Let this process be a node of a running bus, until its inputs have ended.
 
     Raises:
-        Misuse: a port is unknown or not named where there are several. RmbusError: see `rmbus.joined.run`.
+        Misuse: a port is unknown or not named where there are several. NodeError: the node's own code has failed.
+        RmbusError: see `rmbus.joined.run`.
     """
-    from rmbus import joined
-
     found = ports(node)
     inputs = dict(_port_topic(each, found.inputs, node) for each in reads)
     outputs = dict(_port_topic(each, found.outputs, node) for each in writes)
-    joined.run(node, inputs=inputs, outputs=outputs, bus=bus)
+    try:
+        joined.run(node, inputs=inputs, outputs=outputs, bus=bus)
+    except (RmbusError, OSError):
+        raise
+    except Exception as error:  # the node's own code: whatever it raises is told with its place
+        name = type_name(error)
+        raise node_error(
+            str(error), node=node_name(node), host="", type_name=name, traceback_text=describe(error)
+        ) from error
 
 
 def _port_topic(text: str, known: Mapping[str, Port], node: Node) -> tuple[str, str]:

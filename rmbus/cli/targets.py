@@ -19,6 +19,7 @@ from rmbus.node import Input, Node, Output, Port
 from rmbus.nodes import MediaReader, MediaWriter
 from rmbus.nodes.demuxing import MediaInfo
 from rmbus.pipeline import Pipeline, join, merge
+from rmbus.plan import LOCAL
 
 DEFAULT_NAME: Final = "pipeline"
 _SOUND_ONLY: Final = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"})
@@ -156,12 +157,12 @@ class Filled:
 
     Attributes:
         pipeline: the whole.
-        here: nodes that read and write this user's files, wherever the others run.
+        reader: what reads the input film; it and the writer run on this machine, wherever the others do.
         film: what the input film says of itself, where there is one.
     """
 
     pipeline: Pipeline
-    here: tuple[Node, ...] = ()
+    reader: MediaReader | None = None
     film: MediaInfo | None = None
 
 
@@ -180,21 +181,21 @@ def fill(pipeline: Pipeline, source: str | None, sink: str | None) -> Filled:
     film: MediaInfo | None = None
     kind: str | None = None
     reader: MediaReader | None = None
-    writer = None if sink is None else MediaWriter(sink).options(name="writer")
+    writer = None if sink is None else MediaWriter(sink).options(name="writer", on=LOCAL)
     into = None if source is None else _one_input(pipeline)
     out = None if sink is None else _one_output(pipeline)
     if source is not None and into is not None:
         film = MediaReader.probe(source)
         kind = _kind(into) or ("video" if film.video_codec else "audio")
         _check_film(film, kind, source, into)
-        reader = MediaReader(source).options(name="reader")
+        reader = MediaReader(source).options(name="reader", on=LOCAL)
         pipeline = merge(join(reader[kind], into), pipeline)
     if writer is not None and out is not None:
         written = _kind(out) or kind or "video"
         pipeline = merge(pipeline, join(out, writer[written]))
         if reader is not None and film is not None and sink is not None:
             pipeline = _straight(pipeline, reader, writer, {kind, written}, film, Path(sink).suffix.lower())
-    return Filled(pipeline, tuple(node for node in (reader, writer) if node is not None), film)
+    return Filled(pipeline, reader, film)
 
 
 def _one_input(pipeline: Pipeline) -> Input:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
 import attrs
 
 from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
-from rmbus.host.parent import watch_parent
+from rmbus.host.parent import announce, watch_parent
 from rmbus.transport.security import Connection
 
 
@@ -27,12 +26,12 @@ def main() -> None:
     if parent is None:
         return
 
-    def announce(connection: Connection) -> None:
-        with os.fdopen(given.announce, "w", encoding="utf-8") as file:
-            file.write(json.dumps(attrs.asdict(connection)) + "\n")
+    def up(connection: Connection) -> None:
+        if not announce(given.announce, json.dumps(attrs.asdict(connection))):
+            host.end()
 
     settings = Settings(given.name, Level.TRUSTED, spares=given.spares, refill=False, embedded=True)
-    host = Host(settings, on_up=announce)
+    host = Host(settings, on_up=up)
     on_signals(host)
     host.reactor.add(parent, host.end)
     host.serve()

@@ -1,4 +1,4 @@
-"""A host that somebody starts for a while ends with whoever started it."""
+"""A host that somebody starts for a while: it tells them when it is up, and ends with them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def watch_parent(pid: int) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def announce(pipe: int, line: str) -> bool:
+    """Write a line to a pipe that somebody waits at, and close it; return whether anybody still waits."""
+    try:
+        with os.fdopen(pipe, "w", encoding="utf-8") as waiting:
+            waiting.write(line + "\n")
+    except BrokenPipeError:
+        return False
+    return True
