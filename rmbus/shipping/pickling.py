@@ -84,20 +84,16 @@ def trace(obj: object) -> Trace:
     Raises:
         PackagingError: it cannot be pickled.
     """
-    pickler = _Pickler(_Sink(), buffer_callback=lambda buffer: None)
+    pickler = _Pickler(_Sink())
     _run(pickler, obj)
     return pickler.trace()
 
 
 def size_of(obj: object) -> int:
     """Return the bytes that the pickled object would take, without copying its arrays."""
-    sink, buffers = _Sink(), list[int]()
-
-    def count(buffer: pickle.PickleBuffer) -> None:
-        buffers.append(buffer.raw().nbytes)
-
-    _Pickler(sink, buffer_callback=count).dump(obj)
-    return sink.size + sum(buffers)
+    sink = _Sink()
+    _Pickler(sink).dump(obj)
+    return sink.size
 
 
 def loads(data: bytes | memoryview, folder: Path | None = None) -> Any:
@@ -138,8 +134,8 @@ class _Sink(io.RawIOBase):
 
 
 class _Pickler(CloudPickler):
-    def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None) -> None:
-        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, protocol=5)
         self._modules: set[str] = set()
         self._by_value: list[FunctionType | type] = []
 

@@ -443,11 +443,12 @@ def test_every_changed_byte_is_noticed(flip: int) -> None:
             read_content(memoryview(bytes(data)))
 
 
-def _crafted(*members: tuple[bytes, bytes, int | None], between: bytes = b"") -> bytes:
+def _crafted(*members: tuple[bytes, bytes, int | None], between: bytes = b"", before_last: bytes = b"") -> bytes:
     """Build an archive whose headers are right one by one: name, content, and another place for the content."""
     body, directory = b"", b""
     for name, data, place in members:
         crc = zlib.crc32(data)
+        body += before_last if (name, data, place) == members[-1] else b""
         offset = len(body) if place is None else place
         directory += archive._central(name, crc, len(data), offset) + name
         body += (archive._local(name, crc, len(data)) + name + data) if place is None else b""
@@ -464,6 +465,7 @@ def test_crafted_archives_are_refused() -> None:
         _crafted(one, (b"a", b"1", 0)),
         _crafted(one, two, between=b"hidden"),
         _crafted(one, (b"b", b"2", 10**6)),
+        _crafted(one, two, before_last=b"hidden"),
         _crafted((b"\xff", b"", None)),
     ):
         with pytest.raises(MalformedFrame):
