@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 import threading
@@ -89,6 +90,7 @@ class Session:
             NodeError: a node failed to start.
         """
         pipeline.validate()
+        self._name = pipeline.name
         self.id = secrets.token_hex(8)
         self._here = frozenset(here)
         self._plan = make_plan(pipeline, on, here=here)
@@ -98,8 +100,8 @@ class Session:
         self._linked: set[int] = set()
         self._failure: BaseException | None = None
         self._secondary: tuple[NodeError, float] | None = None
+        self._cut_short: NodeError | None = None
         self._final: Report | None = None
-        self._drained = False
         self._moved = (0, time.monotonic())
         self._reactor = Reactor()
         self._context: zmq.Context[Socket] = zmq.Context()
@@ -131,33 +133,26 @@ class Session:
             Stalled: the pipeline cannot go on. TimeoutError: it has not ended in time, and goes on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        try:
-            while not self._is_over():
-                left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(f"the pipeline has not ended within {timeout_s:g} s; it goes on")
-                self._pause(left)
-                self._look_for_stall()
-        except TimeoutError:
-            raise
-        except BaseException as error:
-            self._finish(error)
-            raise
-        self._finish()
+        while not self._is_over():
+            left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"the pipeline has not ended within {timeout_s:g} s; it goes on")
+            self._watch(left)
+        self._finish(self._cut_short)
+        if self._cut_short is not None:
+            raise self._cut_short
         return self.report()
 
     def stop(self, timeout_s: float = 30.0) -> Report:
         """Let the sources end, finish what is queued, and wait for the end."""
         if self._final is None:
-            self._drained = True
             for client in self._clients.values():
                 client.ask(messages.Stop(self.id, drain=True), messages.Ok)
         return self._final or self.wait(timeout_s)
 
     def check(self) -> None:
         """Raise what has failed, or that the pipeline cannot go on; else return at once."""
-        self._pause(0)
-        self._look_for_stall()
+        self._watch(0)
 
     def kill(self) -> Report:
         """End every process now; what is under way is counted as stopped."""
@@ -246,6 +241,7 @@ class Session:
                 folder=os.getcwd() if run.package is None else "",
                 inputs=list(plan.inputs),
                 outputs=list(plan.outputs),
+                topics={port: self._topic(plan, port) for port in plan.outputs},
                 by_hand=plan.node in self._here,
             )
             waiting.append((run, self._clients[plan.place].request(start, run.state)))
@@ -264,6 +260,9 @@ class Session:
             if time.monotonic() > deadline:
                 raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s")
         return future.result()
+
+    def _topic(self, plan: PlannedNode, port: str) -> str:
+        return "/".join(re.sub(r"[^A-Za-z0-9_.:@-]", "_", part) for part in (self._name, plan.name, port))
 
     def _failed_here(self, error: BaseException) -> None:
         """One of the script's own ends of the pipeline has failed, in a thread of this process."""
@@ -325,9 +324,20 @@ class Session:
                 self._linked.add(message.edge)
             elif isinstance(message, messages.NodeEvent):
                 self._node_event(client, self._runs[message.node], message)
+            elif isinstance(message, messages.Draining):
+                self._drain_for(client, message.reason)
             elif isinstance(message, messages.PeerLost):
                 self._fail(HostError(f"the connection between machines was lost: {message.peer}", host=client.name))
             self._changed.notify_all()
+
+    def _drain_for(self, client: HostClient, reason: str) -> None:
+        """A host was told to stop: let the sources end, so that what is queued is finished within its bound."""
+        names = ", ".join(run.plan.name for run in self._runs.values() if self._clients[run.plan.place] is client)
+        self._cut_short = self._cut_short or NodeError(
+            f"the host was told to stop ({reason}); the pipeline was drained", node=names, host=client.name
+        )
+        for each in self._clients.values():
+            each.request(messages.Stop(self.id, drain=True))
 
     def _node_event(self, client: HostClient, run: _Run, message: messages.NodeEvent) -> None:
         run.status = message.state
@@ -361,6 +371,15 @@ class Session:
 
     def _is_over(self) -> bool:
         return all(run.status == "ended" for run in self._runs.values())
+
+    def _watch(self, seconds: float) -> None:
+        """Wait for a change; what goes wrong meanwhile ends the run."""
+        try:
+            self._pause(seconds)
+            self._look_for_stall()
+        except BaseException as error:
+            self._finish(error)
+            raise
 
     def _pause(self, seconds: float) -> None:
         """Wait for a change, and raise what has failed."""

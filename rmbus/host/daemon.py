@@ -91,6 +91,7 @@ class Host:
         self._client_public, self._client_secret = make_pair()
         self._guard: KeyGuard | None = None
         self._store = Store(settings.store or self.folder.path / "store")
+        self._store.sweep()
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
@@ -407,6 +408,8 @@ class Host:
         session.close()
         del self._sessions[name]
         del self._owners[name]
+        if self._draining and not self._sessions:
+            self.reactor.call_soon(self.end)
 
     def _client_lost(self, client: Client) -> None:
         self._directory.unwatch(client.tell)

@@ -24,6 +24,7 @@ class Endpoint:
         self.folder = folder
         self.work = work
         self.inbox = folder / "in.sock"
+        self._doors = 0
         self._listener: socket.socket | None = None
 
     def listener(self) -> int | None:
@@ -33,9 +34,10 @@ class Endpoint:
         self._listener = listen_unix(self.inbox)
         return os.dup(self._listener.fileno())
 
-    def door_to(self, other: Endpoint, name: str) -> Path:
+    def door_to(self, other: Endpoint) -> Path:
         """Make the socket of another endpoint reachable from this one's folder, by a hard link."""
-        door = self.folder / f"{name}.sock"
+        self._doors += 1
+        door = self.folder / f"{self._doors}.sock"
         os.link(other.inbox, door)
         return door
 

@@ -1,8 +1,8 @@
 """The janitor: a small process that outlives the owner of a run folder by a moment.
 
 Its standard input is a pipe whose other end only the owner holds. At its end of file the owner is gone, by whatever
-way: the janitor kills what remains of the run and removes the folder. It imports nothing that starts slowly, and lives in
-a process group of its own, so that a Ctrl-C in the terminal is not its end.
+way: the janitor kills what remains of the run and removes the folder. It imports nothing that starts slowly, and
+lives in a process group of its own, so that a Ctrl-C in the terminal is not its end.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class HostedSession:
         edge = HostedEdge(link)
         self.edges[link.edge] = edge
         listener = consumer.listener()
-        door = producer.door_to(consumer, f"{self.name}-{link.edge}")
+        door = producer.door_to(consumer)
         if link.consumer == -1:
             self._bridge(consumer, link, str(consumer.inbox), listener)
         else:

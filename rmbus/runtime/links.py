@@ -154,12 +154,18 @@ def send_parts(socket: Socket, parts: list[lane.Buffer]) -> None:
 
 
 class OutputPort:
-    """One output: encodes each frame once, whatever the number of its edges."""
+    """One output: encodes each frame once, whatever the number of its edges.
+
+    Attributes:
+        links: its edges. topic: what a message of its topic begins with, b"" where it has none.
+        is_heard: whether somebody subscribes to the topic; only then is it published.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.links: list[OutputLink] = []
         self.topic = b""
+        self.is_heard = False
         self.published: deque[lane.Message] = deque()
         self._seq = 0
         self._turn = 0
@@ -179,8 +185,9 @@ class OutputPort:
 
     def send(self, frame: Frame) -> None:
         """Offer a frame to every edge, a `format` frame before it where the format is new."""
-        if not self.links and not self.topic:
+        if not self.links and not self.is_heard:
             self._seq += 1
+            self._places += 1
             return
         form = frame.format
         if form != self._format or self._format_item is None:
@@ -224,6 +231,6 @@ class OutputPort:
         self._publish(item)
 
     def _publish(self, item: Item) -> None:
-        if self.topic:
-            self._places += item.is_data
+        self._places += item.is_data
+        if self.is_heard:
             self.published.append(lane.Message(lane.Type.FRAME, self._places, item.header, item.payload))

@@ -46,9 +46,7 @@ class TopicWriter:
         """Publish what the outputs have."""
         for topic, port in self._ports.items():
             while port.published:
-                message = port.published.popleft()
-                if self._subscribers.get(topic):
-                    self._send(topic, message)
+                self._send(topic, port.published.popleft())
 
     def close(self) -> None:
         """Send what is queued and close."""
@@ -56,6 +54,7 @@ class TopicWriter:
 
     def _count(self, topic: bytes, port: OutputPort, *, joined: bool) -> None:
         self._subscribers[topic] = max(0, self._subscribers.get(topic, 0) + (1 if joined else -1))
+        port.is_heard = self._subscribers[topic] > 0
         if joined:
             for message in port.introduction():
                 self._send(topic, message)

@@ -13,23 +13,24 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from rmbus.errors import ConnectFailed
 
 LOCK = "lock"
+MAX_BASE_BYTES: Final = 64
+"""A longer `$XDG_RUNTIME_DIR` is passed over: with what comes below it, a Unix socket's path has 107 bytes at most."""
+
 PROCESSES = "processes"
 """One line for each process that the host started: `pid starttime`, so that a recycled pid is not taken for it."""
 
 
 def base() -> Path:
     """Return the folder that holds the run folders of this user; it may not exist."""
-    given = os.environ.get("XDG_RUNTIME_DIR")
     uid = os.getuid()
-    if given and os.access(given, os.W_OK | os.X_OK):
-        return Path(given) / "rmbus"
-    standard = Path(f"/run/user/{uid}")
-    if os.access(standard, os.W_OK | os.X_OK):
-        return standard / "rmbus"
+    for given in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
+        if given and len(os.fsencode(given)) <= MAX_BASE_BYTES and os.access(given, os.W_OK | os.X_OK):
+            return Path(given) / "rmbus"
     return Path(f"/tmp/rmbus-{uid}")
 
 

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,9 +20,8 @@ class Ground:
 
     def __init__(self, folder: Path, level: str = "confined") -> None:
         self.folder = folder
-        self.run = folder / "run"
-        self.run.mkdir(mode=0o700)
-        self._env = os.environ | {
+        self.run = Path(tempfile.mkdtemp(prefix="rmbus-test-", dir="/tmp"))  # the path of a socket must be short
+        self.env = os.environ | {
             "XDG_RUNTIME_DIR": str(self.run),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "TMPDIR": str(folder),
@@ -29,12 +29,13 @@ class Ground:
         self._shm = set(os.listdir("/dev/shm"))
         self.host = subprocess.Popen(
             [sys.executable, "-m", "rmbus.cli.main", "host", "--listen", "tcp://127.0.0.1:0", "--level", level],
-            env=self._env,
+            env=self.env,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self.host.stdout is not None
         line = self.host.stdout.readline()
+        assert "tcp://" in line, line
         self.address = next(word for word in line.split() if word.startswith("tcp://"))
         self.family = family(self.host.pid)
         self.script: subprocess.Popen[str] | None = None
@@ -43,7 +44,7 @@ class Ground:
         """Start the script, and return its nodes' pids once frames flow."""
         self.script = subprocess.Popen(
             [sys.executable, str(RUNNING), self.address, fault],
-            env=self._env,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,11 +62,25 @@ class Ground:
         lines = [line for line in out.splitlines() if line.startswith("{")]
         return self.script.returncode, json.loads(lines[-1]) if lines else {}, err, time.monotonic() - began
 
+    def wait_for_spares(self) -> None:
+        """Wait until the daemon has spare processes ready."""
+        deadline = time.monotonic() + 15
+        while self._ready_spares() < 2:
+            assert time.monotonic() < deadline, "no spares"
+            self.host.poll()
+            select.select([], [], [], 0.05)
+
+    def _ready_spares(self) -> int:
+        return sum(_is_ready(pid) for pid in family(self.host.pid))
+
     def end_host(self) -> None:
         """End the daemon as a service manager does."""
         if self.host.poll() is None:
             self.host.send_signal(signal.SIGTERM)
-        self.host.wait(10)
+        self.host.communicate(timeout=10)
+        if self.script is not None and self.script.poll() is None:
+            self.script.kill()
+            self.script.communicate()
 
     def remains(self, within_s: float) -> str:
         """Return what is still there after so long: processes, sockets, folders; "" where nothing is."""
@@ -75,17 +90,12 @@ class Ground:
             mine = family(self.host.pid)
         left = [pid for pid in self.family - mine if not _ended(pid, deadline)]
         names = [f"{pid} {_command(pid)}" for pid in left]
-        kept = {self.run / "rmbus"} if mine else set()
-        for path in self.run.rglob("*"):
-            if not mine and path not in kept:
-                names.append(str(path))
+        if not mine:
+            names += [str(path) for path in self.run.rglob("*")]
         names += sorted(set(os.listdir("/dev/shm")) - self._shm)
+        if not names and not mine and self.run.exists():
+            self.run.rmdir()
         return "\n".join(names)
-
-    def folders(self) -> list[str]:
-        """Return the run folders that are there."""
-        base = self.run / "rmbus"
-        return sorted(path.name for path in base.iterdir()) if base.exists() else []
 
 
 def family(pid: int) -> set[int]:
@@ -95,6 +105,15 @@ def family(pid: int) -> set[int]:
         for child in tasks.read_text().split():
             found |= family(int(child))
     return found
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether a process is a node's with its imports done: it has mapped what they bring."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        return "rmbus.runtime.process" in _command(pid) and "uvloop" in maps
+    except OSError:
+        return False
 
 
 def _ended(pid: int, deadline: float) -> bool:
