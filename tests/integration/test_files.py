@@ -212,7 +212,7 @@ def test_turned_films_come_upright(tmp_path: Path) -> None:
 def test_probe_says_what_a_film_is(film: Path, sound: Path) -> None:
     """Duration, frames, size, rate and codecs."""
     info = MediaReader.probe(film)
-    assert (info.frames, info.width, info.height, info.rate, info.video_codec) == (132, 1280, 720, 25, "h264")
+    assert (info.frames, info.width, info.height, info.rate, info.video_codec) == (132, 1280, 720, Fraction(25), "h264")
     assert (info.sample_rate, info.layout, info.audio_codec) == (48000, "5.1", "aac")
     assert info.duration_s == pytest.approx(5.312)
     assert MediaReader.probe(sound).frames is None
