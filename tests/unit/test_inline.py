@@ -315,6 +315,18 @@ def test_bounded_queues() -> None:
     inline.close()
 
 
+def test_full_edge_holds_its_writer() -> None:
+    """What an edge has no room for is held, and nothing more is made, until there is room."""
+    full = Link("a -> b", reliable(1), None, "out")
+    station = Station("a", "p/a", Invoker(Count(3)), False, outputs={"out": [full]})
+    while station.step():
+        continue
+    assert (full.published, station.frames_out, station.held is not None) == (1, 1, True)
+    full.take()
+    assert station.step()
+    assert (full.published, station.held) == (2, None)
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +505,24 @@ def test_leaving_early_cleans_up() -> None:
     next(results)
     results.close()
     assert notes == ["initialize a", "cleanup a"]
+
+
+def test_leaving_early_closes_what_runs() -> None:
+    """Closing the results closes the generator that a node is in the middle of, before the node is cleaned up."""
+    notes: list[str] = []
+
+    class Spells(Lives):
+        def process(self, frame: Any) -> Any:
+            try:
+                yield from "abc"
+            finally:
+                notes.append("closed")
+
+    node = Spells(notes, "a")
+    results = process_inline(Pipeline([node]), range(10))
+    next(results)
+    results.close()
+    assert notes[1:] == ["closed", "cleanup a"]
 
 
 def test_process_of_what_cannot_be() -> None:

@@ -353,7 +353,12 @@ def test_port_is_given_where_it_is_wanted() -> None:
         def process(self, *arguments: Any, **keywords: Any) -> Any:
             return len(arguments)
 
+    class RestOfOne(Node):
+        def process(self, *arguments: Any) -> Any:
+            return len(arguments)
+
     assert values(given(Several(), port="b")) == ["b"]
+    assert values(given(RestOfOne())) == [1]
     assert values(given(Keyword())) == ["in"]
     assert values(given(Rest(), port="b")) == [2]
 
