@@ -39,6 +39,8 @@ Restart = Literal["never", "on-failure", "always"]
 OnError = Literal["stop", "skip", "restart"]
 
 _OPTIONS: Final = "_rmbus_options"
+_JOINED_INPUTS: Final = "_rmbus_joined_inputs"
+_JOINED_OUTPUTS: Final = "_rmbus_joined_outputs"
 
 _PortT = TypeVar("_PortT", bound=Port)
 
@@ -199,6 +201,35 @@ class Node:
         """Take over a state that `get_state` returned."""
         for name, value in state.items():
             object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> Any:
+        return self.get_state()
+
+    def __setstate__(self, state: Any) -> None:
+        self.set_state(state)
+
+    @property
+    def joined_inputs(self) -> frozenset[str]:
+        """The inputs that are joined; all, as long as the node is not part of a run."""
+        found: frozenset[str] | None = self.__dict__.get(_JOINED_INPUTS)
+        return frozenset(ports(self).inputs) if found is None else found
+
+    @joined_inputs.setter
+    def joined_inputs(self, names: frozenset[str]) -> None:
+        self.__dict__[_JOINED_INPUTS] = names
+
+    @property
+    def joined_outputs(self) -> frozenset[str]:
+        """The outputs that are joined; all, as long as the node is not part of a run."""
+        found: frozenset[str] | None = self.__dict__.get(_JOINED_OUTPUTS)
+        return frozenset(ports(self).outputs) if found is None else found
+
+    @joined_outputs.setter
+    def joined_outputs(self, names: frozenset[str]) -> None:
+        self.__dict__[_JOINED_OUTPUTS] = names
+
+    def ended(self, port: str) -> Any:
+        """An input has ended; others may go on. `flush` follows when all have."""
 
     def options(
         self,

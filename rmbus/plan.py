@@ -9,7 +9,7 @@ import attrs
 
 from rmbus.delivery import Delivery
 from rmbus.errors import PipelineError
-from rmbus.node import Node, options_of
+from rmbus.node import Needs, Node, options_of
 from rmbus.pipeline import Pipeline
 
 LOCAL = "local"
@@ -78,6 +78,7 @@ def make_plan(pipeline: Pipeline, on: str | Sequence[str], *, here: Sequence[Nod
     addresses = [on] if isinstance(on, str) else list(on)
     if not addresses:
         raise PipelineError("on=[] names no place: give 'local', an address, or several addresses")
+    _check_supported(pipeline)
     names = pipeline.names()
     planned: dict[Node, PlannedNode] = {}
     for number, node in enumerate(pipeline.nodes):
@@ -92,6 +93,27 @@ def make_plan(pipeline: Pipeline, on: str | Sequence[str], *, here: Sequence[Nod
         for number, edge in enumerate(pipeline.edges)
     )
     return Plan(tuple(planned.values()), edges)
+
+
+def _check_supported(pipeline: Pipeline) -> None:
+    """Refuse what processes do not do yet, rather than leave it out silently."""
+    names = pipeline.names()
+    for node in pipeline.nodes:
+        options = options_of(node)
+        asked = {
+            f"restart={options.restart!r}": options.restart != "never",
+            f"on_error={options.on_error!r}": options.on_error != "stop",
+            f"env={options.env!r}": bool(options.env),
+            f"needs={options.needs!r}": options.needs != Needs(),
+        }
+        for what, is_asked in asked.items():
+            if is_asked:
+                raise PipelineError(f"{names[node]} asks for {what}, which this release does not do in processes yet")
+    for edge in pipeline.edges:
+        for what, value in (("deadline_ms", edge.deadline_ms), ("convert", edge.convert)):
+            if value is not None:
+                asked_for = f"{pipeline.label(edge)} asks for {what}={value!r}"
+                raise PipelineError(f"{asked_for}, which this release does not do yet")
 
 
 def _checked(place: str) -> str:

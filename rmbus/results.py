@@ -124,7 +124,8 @@ def through_processes(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[A
         start: starts a pipeline, some nodes of which run in this process.
     """
     entry, end = open_ends(pipeline)
-    feed, collect = Feed(items), Collect()
+    feeder = type("Feed", (Feed,), {"out": Output(entry.format)})  # the input's format says what an array is
+    feed, collect = feeder(items), Collect()
     whole = pipeline | _fed(feed, entry) | _collected(end, collect)
     session = start(whole, [feed, collect])
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -13,7 +13,7 @@ import attrs
 from rmbus.delivery import reliable
 from rmbus.errors import PipelineError, Stalled
 from rmbus.media import Frame
-from rmbus.node import Input, Interrupt, Node, Output, Ports, options_of
+from rmbus.node import Input, Interrupt, Node, Output, Ports, options_of, ports
 from rmbus.pipeline import Pipeline
 from rmbus.runtime.emissions import Converter
 from rmbus.runtime.invoke import Invoker
@@ -56,6 +56,7 @@ class Inline:
         try:
             for node in pipeline.nodes:
                 invoker = self._invokers[node] = Invoker(node)
+                invoker.join(*self._joined(node))
                 with self._station(node).user_code():
                     invoker.initialize()
         except BaseException as error:
@@ -102,6 +103,13 @@ class Inline:
                 invoker.close()
         self._invokers = {}
         return failures
+
+    def _joined(self, node: Node) -> tuple[Collection[str], Collection[str]]:
+        """Return the ports of a node that are in use: the joined ones; on a side where none is, all."""
+        inputs = {edge.input for edge in self.pipeline.edges if edge.target is node}
+        outputs = {edge.output for edge in self.pipeline.edges if edge.source is node}
+        found = ports(node)
+        return inputs or found.inputs, outputs or found.outputs
 
     def _station(self, node: Node) -> Station:
         name = self._names[node]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -70,6 +70,15 @@ class Invoker:
     def flush(self) -> Iterable[Emission]:
         """All inputs have ended: return what the node still emits, as `process` does."""
         return self._emissions(self.node.flush(), self._origin)
+
+    def join(self, inputs: Collection[str], outputs: Collection[str]) -> None:
+        """Tell the node which of its ports are joined, before it is initialized; what nobody reads need not be made."""
+        self.node.joined_inputs = frozenset(inputs)
+        self.node.joined_outputs = frozenset(outputs)
+
+    def ended(self, port: str) -> None:
+        """Tell the node that an input has ended."""
+        self._run(self.node.ended(port))
 
     def interrupted(self) -> None:
         """Tell the node that frames which waited were thrown away."""

@@ -210,6 +210,7 @@ class NodeLoop:
             return
         if kind == Kind.EOS:
             link.ended = True
+            self._invoker.ended(link.port)
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         elif kind == Kind.INTERRUPT:

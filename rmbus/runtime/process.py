@@ -59,9 +59,8 @@ class Process:
         start = self._start
         loop: NodeLoop | None = None
         try:
-            node = load()
-            node.__dict__.update(joined_inputs=frozenset(start.inputs), joined_outputs=frozenset(start.outputs))
-            invoker = Invoker(node)
+            invoker = Invoker(load())
+            invoker.join(start.inputs, start.outputs)
             loop = NodeLoop(invoker, start.outputs, self._page, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop,), name="rmbus-umbilical", daemon=True)
             listener.start()
@@ -82,7 +81,12 @@ class Process:
         self._say(messages.NodeEvent(start.session, start.node, "ended"))
 
     def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
+        from rmbus.media import read_only_advice
+
         name, message = type_name(error), str(error)
+        advice = read_only_advice(error)
+        if advice is not None:
+            message = f"{message}: {advice}"
         start = self._start
         frame = None if loop is None else loop.frame
         trace = describe(error)[-60_000:]

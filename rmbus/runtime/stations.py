@@ -13,7 +13,7 @@ import attrs
 
 from rmbus.delivery import Delivery
 from rmbus.errors import NodeError, node_error
-from rmbus.media import Frame
+from rmbus.media import Frame, read_only_advice
 from rmbus.node import Interrupt
 from rmbus.runtime.invoke import Emission, Invoker
 
@@ -132,6 +132,7 @@ class Station:
     frames_in: int = 0
     frames_out: int = 0
     skipped: int = 0
+    _over: set[str] = attrs.field(factory=set[str])
     _given: Counter[str] = attrs.field(factory=Counter[str])
     _sent: Counter[str] = attrs.field(factory=Counter[str])
 
@@ -148,6 +149,12 @@ class Station:
         if waiting:
             self._begin(min(waiting, key=lambda link: link.queue[0][0]))
             return True
+        for link in self.inputs:
+            if link.is_over and link.port not in self._over:
+                self._over.add(link.port)
+                with self.user_code():
+                    self.invoker.ended(link.port)
+                return True
         if self.invoker.is_source and not self.started:
             self.started = True
             with self.user_code():
@@ -260,7 +267,9 @@ class Station:
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         text = "".join(traceback.format_exception(error))
-        return node_error(str(error), node=self.name, host="", type_name=name, frame=self.frame, traceback_text=text)
+        advice = read_only_advice(error)
+        message = str(error) if advice is None else f"{error}: {advice}"
+        return node_error(message, node=self.name, host="", type_name=name, frame=self.frame, traceback_text=text)
 
 
 def _tell(link: Link, told: set[int]) -> None:

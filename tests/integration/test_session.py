@@ -6,10 +6,11 @@ import ast
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
-from streams import Count, Double, Echo, Fail, Pair, Shout, Spark, Take, TwoSounds
+from streams import Count, Double, Echo, Fail, Negative, Pair, Shout, Spark, Take, TwoSounds
 
-from rmbus import Node, NodeError, Pipeline, Report, drop_oldest, latest
+from rmbus import Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest
 from rmbus.errors import PackagingError, PipelineError, Stalled
 from rmbus.session import Session
 
@@ -141,6 +142,14 @@ def test_process_through_processes() -> None:
     """`process` feeds the open input and gives what comes out, in order, wherever the nodes are."""
     results = Pipeline([Double(), Double().options(name="again")]).process(range(20), on="local")
     assert [frame.value for frame in results] == [4 * number for number in range(20)]
+
+
+def test_arrays_become_what_the_input_takes() -> None:
+    """An array that is given to an input of a video format arrives as a picture."""
+    pictures = [np.full((4, 6, 3), number, np.uint8) for number in range(3)]
+    results = list(Pipeline([Negative()]).process(pictures, on="local"))
+    assert all(isinstance(frame, VideoFrame) for frame in results)
+    assert [int(frame.array[0, 0, 0]) for frame in results if isinstance(frame, VideoFrame)] == [255, 254, 253]
 
 
 async def test_process_through_processes_for_async_for() -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rmbus import Input, Node, Output
+from rmbus import Input, Node, Output, Video
 
 
 class Count(Node):
@@ -26,6 +26,14 @@ class Count(Node):
 class Double(Node):
     def process(self, frame: Any) -> int:
         return 2 * frame.value
+
+
+class Negative(Node):
+    video = Input(Video("rgb24"))
+    out = Output(Video("rgb24"))
+
+    def process(self, frame: Any) -> Any:
+        return 255 - frame.array
 
 
 class Take(Node):
