@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,8 +24,8 @@ from rmbus.report import Report
 from rmbus.session import Session
 
 INTERVAL_S: Final = 0.25
-_LINE_EVERY_S: Final = 1.0
-"""Where standard error is no terminal, there is a line for so long."""
+_FIRST_LINE_S, _LAST_LINE_S = 1.0, 30.0
+"""Where standard error is no terminal, there is a line now and then: at first, and when it has gone on for long."""
 _DRAIN_S: Final = 1.5
 
 
@@ -66,7 +67,7 @@ class Screen:
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._recent: list[tuple[float, int]] = []
-        self._told = time.monotonic()
+        self._told, self._pause_s = time.monotonic(), _FIRST_LINE_S
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -103,8 +104,8 @@ class Screen:
         told = f"{self._rate(now, done):.1f} fps, {dropped} dropped"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, told=told)
-        elif now - self._told >= _LINE_EVERY_S:
-            self._told = now
+        elif now - self._told >= self._pause_s:
+            self._told, self._pause_s = now, min(1.2 * self._pause_s, _LAST_LINE_S)
             of = f" of {self._gauge.total}" if self._gauge.total else ""
             print(f"rmbus: {self._title}: {done}{of} frames, {told}", file=sys.stderr, flush=True)
 
@@ -115,30 +116,50 @@ class Screen:
         return (done - first) / (now - began) if now > began else 0.0
 
 
+class Interrupts:
+    """The first Ctrl-C, or SIGTERM, asks for the end; the second raises KeyboardInterrupt. A context manager."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # what was started to go on in the background goes on
+                self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
 def attend(session: Session, screen: Screen, *, endless: bool) -> Report:
     """Wait for the end of a run and show how it goes on. Ctrl-C ends it; where it has no end of its own, it is drained.
 
     Raises:
-        NodeError, HostError, Stalled: as `Session.wait`. KeyboardInterrupt: the run was interrupted, and has ended.
+        NodeError, HostError, Stalled: as `Session.wait`. KeyboardInterrupt: the run was interrupted.
     """
-    try:
-        return _wait(session, lambda: screen.show(session.report()))
-    except KeyboardInterrupt:
+    with Interrupts() as interrupts:
+        while not interrupts.asked:
+            try:
+                return session.wait(INTERVAL_S)
+            except TimeoutError as error:
+                if isinstance(error, NodeError):  # a node raised a TimeoutError of its own
+                    raise
+            screen.show(session.report())
         if endless:
             screen.say("rmbus: finishing what is under way (Ctrl-C again: end at once)")
             with contextlib.suppress(TimeoutError):
                 session.stop(_DRAIN_S)
-        raise
-
-
-def _wait(session: Session, tell: Callable[[], None]) -> Report:
-    while True:
-        try:
-            return session.wait(INTERVAL_S)
-        except TimeoutError as error:
-            if isinstance(error, NodeError):  # a node raised a TimeoutError of its own
-                raise
-        tell()
+    raise KeyboardInterrupt
 
 
 def run(

@@ -37,9 +37,12 @@ class LineLimiter:
         """The process has ended: return an unfinished last line, and what is still to be told."""
         last, self._rest = self._rest, b""
         lines, suppressed = self._pass([last] if last else [])
-        suppressed += self._suppressed
-        self._suppressed = 0
-        return lines, suppressed
+        return lines, suppressed + self.take_suppressed()
+
+    def take_suppressed(self) -> int:
+        """Return how many lines were held back and not told of, and count anew."""
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
 
     def _pass(self, whole: list[bytes]) -> tuple[list[str], int]:
         now = self._clock()

@@ -136,7 +136,7 @@ class Child(Worker):
         self.is_ready = False
         self._folder = folder
         self._limiter = LineLimiter()
-        reactor.add(self._pipe, self._heard)
+        reactor.add(self._pipe, self._read_output)
 
     def kill(self) -> None:
         """End the process, now, and the jail around it. `on_exit` is called when it has ended."""
@@ -145,9 +145,10 @@ class Child(Worker):
                 _kill(pid)
 
     def hear_all(self) -> None:
-        """Take in what the process has printed so far."""
+        """Take in what the process has printed so far, and tell of the lines held back."""
         while self._read_output():
             continue
+        self._hand_on([], self._limiter.take_suppressed())
 
     def _take(self, message: messages.Message) -> None:
         if not isinstance(message, messages.Spare):
@@ -164,15 +165,14 @@ class Child(Worker):
         if not isinstance(error, Closed):  # else its exit tells
             super()._cut(error)
 
-    def _heard(self) -> None:
-        if not self._read_output():
-            self._reactor.remove(self._pipe)
-
     def _read_output(self) -> bool:
+        """Read once; whether there was anything."""
         try:
             data = os.read(self._pipe, 65_536)
         except BlockingIOError:
             return False
+        if not data:
+            self._reactor.remove(self._pipe)
         self._hand_on(*self._limiter.feed(data))
         return bool(data)
 

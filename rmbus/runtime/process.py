@@ -91,15 +91,14 @@ class Process:
         frame = None if loop is None else loop.frame
         trace = describe(error)[-60_000:]
         event = messages.NodeEvent(start.session, start.node, "failed", name, message[:20_000], trace, frame)
-        try:
-            if loop is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with contextlib.suppress(Broken):  # the host is gone, and that may be the failure itself
+            self._say(event)
+        if loop is not None:
+            try:
                 loop.fail(name, message)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            with contextlib.suppress(Broken):  # the host is gone, and that may be the failure itself
-                self._say(event)
-        finally:
-            if loop is not None:
+            finally:
                 loop.close()
 
     def _say(self, message: messages.Message) -> None:
@@ -110,7 +109,9 @@ class Process:
         while True:
             try:
                 _, message, descriptors = self._umbilical.receive()
-            except RmbusError:
+            except RmbusError as error:
+                if not isinstance(error, Closed):
+                    sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))

@@ -6,6 +6,7 @@ still act. """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -74,7 +75,8 @@ class Mailbox:
     def offer(self, item: Item) -> None:
         """Put a frame in, and drop what the policy says. A reliable mailbox is offered data only when it has room."""
         if not item.is_data:
-            self._queue.append(item)
+            if not self._closed:
+                self._queue.append(item)
             return
         words = self._words
         words[Edge.PUBLISHED] += 1
@@ -104,13 +106,12 @@ class Mailbox:
         if not self._queue:
             return None
         item = self._queue[0]
+        if item.is_data and self._sent >= self._granted:
+            return None
+        if self._gap and (item.is_data or item.kind == Kind.EOS):
+            gap, self._gap = self._gap, 0
+            return self._message(encode_header(Header(Kind.GAP, 0, extra=[gap, "overflow"])), b"")
         if item.is_data:
-            if self._sent >= self._granted:
-                return None
-            if self._gap:
-                gap, self._gap = self._gap, 0
-                header = encode_header(Header(Kind.GAP, 0, extra=[gap, "overflow"]))
-                return self._message(header, b"")
             self._frames -= 1
             self._bytes -= len(item.payload)
             self._sent += 1
@@ -122,10 +123,14 @@ class Mailbox:
 
     def interrupt(self, item: Item) -> None:
         """Throw away the queued frames, counted as interrupted, and let `item` overtake them."""
+        if self._closed:
+            return
         while self._frames:
             self._drop_oldest("interrupted")
         self._gap = 0
-        self._queue.appendleft(item)
+        earlier = [waiting for waiting in self._queue if waiting.kind == Kind.INTERRUPT]
+        rest = [waiting for waiting in self._queue if waiting.kind != Kind.INTERRUPT]
+        self._queue = deque([*earlier, item, *rest])
 
     def close(self, reason: str) -> None:
         """The consumer wants nothing more, or is gone: drop what waits, and all that comes."""
@@ -158,4 +163,13 @@ class Mailbox:
                 self._bytes -= len(item.payload)
                 self._gap += 1
                 self._page.drop(reason)
-                return
+                break
+        self._forget_formats()
+
+    def _forget_formats(self) -> None:
+        """Of the formats before the next data frame, keep the last: the frames of the others were dropped."""
+        ahead = list(itertools.takewhile(lambda item: not item.is_data, self._queue))
+        last = max((place for place, item in enumerate(ahead) if item.kind == Kind.FORMAT), default=0)
+        for place in reversed(range(last)):
+            if ahead[place].kind == Kind.FORMAT:
+                del self._queue[place]

@@ -17,7 +17,7 @@ import zmq
 
 from rmbus.transport.sockets import Socket
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 
 class Timer:
