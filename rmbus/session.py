@@ -19,13 +19,14 @@ import zmq
 
 from rmbus.client import HostClient, expect, find_connection
 from rmbus.embedded import EmbeddedHost
-from rmbus.errors import Closed, HostError, NodeError, PipelineError, RmbusError, Stalled, node_error
+from rmbus.errors import Closed, HostError, NodeError, PackagingError, PipelineError, RmbusError, Stalled, node_error
 from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
 from rmbus.node import Node
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
 from rmbus.protocol import messages
+from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.protocol.messages import UPSTREAM_FAILED
 from rmbus.report import EdgeReport, NodeReport, Report, latencies
 from rmbus.results import Results, in_thread, through_processes
@@ -179,6 +180,11 @@ class Session:
         if plan.node in self._here:
             return _Run(plan, b"")
         state = pickling.dump(plan.node)
+        if len(state.data) > MAX_BLOB_BYTES:
+            blame = "; ".join(str(each) for each in state.heavy)
+            raise PackagingError(
+                f"the state of {plan.name} has {len(state.data):,} bytes, and {MAX_BLOB_BYTES:,} can be sent: {blame}"
+            )
         for heavy in state.heavy:
             sys.stderr.write(f"rmbus: {plan.name}: {heavy}\n")
         if plan.place == LOCAL:

@@ -14,12 +14,15 @@ from zmq.utils.monitor import recv_monitor_message
 from rmbus import errors
 from rmbus.errors import RmbusError, UnsupportedVersion
 from rmbus.protocol import messages
-from rmbus.protocol.limits import MAX_BLOB_BYTES
+from rmbus.protocol.limits import MAX_BLOB_BYTES, MAX_CONTROL_BYTES
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Curve, Socket, adopt, listen_unix, open_socket
 
 GRACE_S = 0.5
 """A client whose connection is lost may come back for so long before what it started is ended."""
+
+MAX_MESSAGE_BYTES = MAX_BLOB_BYTES + MAX_CONTROL_BYTES
+"""A client that sends more at once is cut off by the socket itself."""
 
 Reply = Callable[[messages.Message], None]
 Serve = Callable[["Client", messages.Message, bytes, Reply], None]
@@ -69,7 +72,7 @@ class Control:
 
     def listen_local(self, path: Path) -> str:
         """Listen for clients of this machine; the folder's mode says who may come."""
-        opened = open_socket(self._context, zmq.ROUTER)
+        opened = open_socket(self._context, zmq.ROUTER, max_bytes=MAX_MESSAGE_BYTES)
         adopt(opened, listen_unix(path).detach(), str(path))
         self._watch(opened)
         return f"ipc://{path}"
@@ -80,7 +83,7 @@ class Control:
         Raises:
             ConnectFailed: the address is taken, or is none of this machine.
         """
-        opened = open_socket(self._context, zmq.ROUTER, curve=curve, network=True)
+        opened = open_socket(self._context, zmq.ROUTER, curve=curve, network=True, max_bytes=MAX_MESSAGE_BYTES)
         try:
             opened.bind(address.removesuffix(":0") + ":*" if address.endswith(":0") else address)
         except zmq.ZMQError as error:

@@ -2,7 +2,7 @@
 
 The host makes each page; producer, consumer and gateway each write their own words, and the host reads. So the
 account survives any kill, costs a few nanoseconds a frame, and a hang is seen without heartbeats. A word is 8 bytes,
-native order. """
+native order."""
 
 from __future__ import annotations
 

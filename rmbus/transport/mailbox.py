@@ -2,7 +2,7 @@
 
 Pure: it moves nothing itself. `latest`, `drop_oldest(n)` and `reliable(n)` differ only in what the mailbox does
 while the window is closed. What is in a lane's queue cannot be taken back, so frames wait here, where the policy can
-still act. """
+still act."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from rmbus.errors import ConnectFailed
 from rmbus.transport import runfolder
-from rmbus.transport.sockets import Curve, Socket
+from rmbus.transport.sockets import ZAP_DOMAIN, Curve, Socket
 
 CONNECTION_FILE = "connection.json"
 
@@ -95,7 +95,7 @@ class KeyGuard:
     def __init__(self, context: zmq.Context[Socket], keys: frozenset[bytes]) -> None:
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(domain="rmbus", credentials_provider=_Known(keys))
+        self._authenticator.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=_Known(keys))
 
     def close(self) -> None:
         """Stop answering."""

@@ -9,7 +9,7 @@ import attrs
 import zmq
 
 from rmbus.errors import ConnectFailed
-from rmbus.protocol.limits import MAX_PAYLOAD_BYTES
+from rmbus.protocol.limits import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
 
 Socket = zmq.Socket[bytes]
 
@@ -17,12 +17,13 @@ _PROFILE = {
     zmq.LINGER: 0,  # a sender that must not lose anything waits for the acknowledgement, not for a linger
     zmq.SNDHWM: 10_000,  # credit bounds what is under way; this only bounds what credit does not govern
     zmq.RCVHWM: 10_000,
-    zmq.MAXMSGSIZE: MAX_PAYLOAD_BYTES + 65_536,
     zmq.HANDSHAKE_IVL: 5_000,
     zmq.CONNECT_TIMEOUT: 1_000,
     zmq.RECONNECT_IVL: 100,
     zmq.RECONNECT_IVL_MAX: 1_000,
 }
+ZAP_DOMAIN = "rmbus"
+
 _NETWORK = {zmq.HEARTBEAT_IVL: 500, zmq.HEARTBEAT_TIMEOUT: 1_500, zmq.TCP_KEEPALIVE: 1}
 
 
@@ -36,7 +37,12 @@ class Curve:
 
 
 def open_socket(
-    context: zmq.Context[Socket], kind: int, *, curve: Curve | None = None, network: bool = False, domain: str = "rmbus"
+    context: zmq.Context[Socket],
+    kind: int,
+    *,
+    curve: Curve | None = None,
+    network: bool = False,
+    max_bytes: int = MAX_PAYLOAD_BYTES + MAX_HEADER_BYTES,
 ) -> Socket:
     """Return a socket with the profile set.
 
@@ -45,11 +51,12 @@ def open_socket(
         kind: `zmq.ROUTER` and so on.
         curve: keys; with `curve.server` this end is a client, without it the server.
         network: whether the peer may be on another machine: heartbeats are on.
-        domain: the ZAP domain that a server enforces.
+        max_bytes: the largest message part that is taken; a peer that sends more is cut off.
     """
     opened: Socket = context.socket(kind)
     for option, value in _PROFILE.items():
         opened.setsockopt(option, value)
+    opened.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     if network:
         for option, value in _NETWORK.items():
             opened.setsockopt(option, value)
@@ -60,7 +67,7 @@ def open_socket(
         opened.curve_secretkey = curve.secret
         if curve.server is None:
             opened.curve_server = True
-            opened.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
+            opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
             opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         else:
             opened.curve_serverkey = curve.server

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from watch import Ground
+
+pytestmark = pytest.mark.slow  # real processes on two hosts
 
 WITHIN_S = 2.0
 

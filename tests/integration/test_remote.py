@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from watch import Ground
 
+pytestmark = pytest.mark.slow  # real processes on two hosts
+
 MAIN = """
     import json, sys
     import numpy as np
@@ -118,7 +120,11 @@ def test_no_host_at_the_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
-        ("second.py", "import no_such_module_anywhere\n\ndef add(a, b):\n    return a + b\n", "no_such_module_anywhere"),
+        (
+            "second.py",
+            "import no_such_module_anywhere\n\ndef add(a, b):\n    return a + b\n",
+            "no_such_module_anywhere",
+        ),
         ("second.py", "def add(a, b:\n    return a + b\n", "second.py"),
     ],
     ids=["missing module", "syntax error"],

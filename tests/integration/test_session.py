@@ -14,6 +14,8 @@ from rmbus import Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, la
 from rmbus.errors import PackagingError, PipelineError, Stalled
 from rmbus.session import Session
 
+pytestmark = pytest.mark.slow  # real processes
+
 Lines = dict[str, list[str]]
 
 
@@ -189,7 +191,7 @@ def test_what_cannot_be_pickled_is_named_before_anything_runs() -> None:
 
         def process(self, frame: object) -> None: ...
 
-    with pytest.raises(PackagingError, match="inner.*lock"):
+    with pytest.raises(PackagingError, match=r"inner.*lock"):
         (Count(3) >> Held()).run()
 
 

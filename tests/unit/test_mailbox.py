@@ -1,0 +1,360 @@
+"""The mailbox: the one engine of delivery, held against a model of its contract."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rmbus.delivery import Delivery, drop_oldest, latest, reliable
+from rmbus.protocol import lane
+from rmbus.protocol.frames import Header, Kind, decode_header, encode_header
+from rmbus.transport import counters
+from rmbus.transport import mailbox as mailboxes
+from rmbus.transport.counters import Edge, Page
+from rmbus.transport.mailbox import Item, Mailbox
+
+BYTES = 1000
+"""What a mailbox may hold in these tests, so that its bound is met."""
+
+DELIVERIES = st.one_of(
+    st.just(latest), st.integers(1, 5).map(drop_oldest), st.integers(1, 5).map(reliable), st.just(drop_oldest(50))
+)
+
+
+def make(delivery: Delivery) -> tuple[Mailbox, Page]:
+    descriptor = counters.create()
+    page = Page(descriptor)
+    os.close(descriptor)
+    return Mailbox(delivery, page), page
+
+
+def data(seq: int, *, turn: int = 0, size: int = 10, key: bool | None = None) -> Item:
+    kind = Kind.VIDEO if key is None else Kind.PACKET
+    return Item(kind, encode_header(Header(kind, seq, turn)), bytes(size), key)
+
+
+def control(kind: Kind, seq: int = 0, turn: int = 0, extra: Any = None) -> Item:
+    return Item(kind, encode_header(Header(kind, seq, turn, extra=extra)), b"")
+
+
+def take_all(box: Mailbox) -> list[lane.Message]:
+    return list(iter(box.take, None))
+
+
+def headers(messages: list[lane.Message]) -> list[Header]:
+    return [decode_header(message.header) for message in messages]
+
+
+def seqs(messages: list[lane.Message]) -> list[int]:
+    return [header.seq for header in headers(messages) if header.kind < 16]
+
+
+@contextmanager
+def box_of(delivery: Delivery, *, granted: int = 0) -> Iterator[tuple[Mailbox, Page]]:
+    box, page = make(delivery)
+    box.grant(granted)
+    try:
+        yield box, page
+    finally:
+        page.close()
+
+
+class Edges(RuleBasedStateMachine):
+    """A producer, a lane and a consumer, in any order of events; what must hold is asked after each."""
+
+    @initialize(delivery=DELIVERIES, credit=st.integers(1, 4), encoded=st.booleans())
+    def begin(self, delivery: Delivery, credit: int, encoded: bool) -> None:
+        self.patch = mock.patch.object(mailboxes, "MAX_MAILBOX_BYTES", BYTES)
+        self.patch.start()
+        self.box, self.page = make(delivery)
+        self.credit, self.encoded = credit, encoded
+        self.seq = self.turn = self.format = 0
+        self.interrupted = 0
+        self.lane: deque[lane.Message] = deque()
+        self.place = self.delivered = self.gap = self.on_lane = 0
+        self.next_seq = 0  # of the data frame that the consumer expects, gaps told
+        self.seen_format = self.seen_turn = 0
+        self.formats: dict[int, int] = {}  # seq to the format that was in force
+        self.keys: dict[int, bool] = {}
+        self.bytes = 0
+        self.last_seq = -1
+        self.up = self.over = False
+
+    # --- the producer ---
+
+    @precondition(lambda self: not self.over and self.box.has_room)
+    @rule(size=st.sampled_from([0, 10, 400, 1200]), key=st.booleans())
+    def offers(self, size: int, key: bool) -> None:
+        self.formats[self.seq] = self.format
+        self.keys[self.seq] = key
+        self.bytes += size
+        self.box.offer(data(self.seq, turn=self.turn, size=size, key=key if self.encoded else None))
+        self.seq += 1
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def tells_a_format(self) -> None:
+        self.format += 1
+        self.box.offer(control(Kind.FORMAT, self.seq, self.turn, self.format))
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def interrupts(self) -> None:
+        before = self.page.dropped().get("interrupted", 0)
+        waiting = self.box.waiting
+        self.turn += 1
+        self.box.interrupt(control(Kind.INTERRUPT, self.seq, self.turn))
+        assert self.page.dropped().get("interrupted", 0) - before == waiting
+        self.interrupted += waiting
+        self.sends()
+
+    @rule()
+    def sends(self) -> None:
+        for message in take_all(self.box):
+            self.place += 1
+            assert message.type == lane.Type.FRAME
+            assert message.number == self.place
+            self.on_lane += decode_header(message.header).kind < 16
+            self.lane.append(message)
+        assert self.on_lane - self.delivered <= (self.credit if self.up else 0)
+
+    # --- the consumer ---
+
+    @precondition(lambda self: not self.up)
+    @rule()
+    def links(self) -> None:
+        self.up = True
+        self.box.grant(self.delivered + self.credit)
+
+    @precondition(lambda self: self.lane and self.up)
+    @rule()
+    def processes(self) -> None:
+        message = self.lane.popleft()
+        header = decode_header(message.header)
+        if header.kind == Kind.FORMAT:
+            self.seen_format = header.extra
+        elif header.kind == Kind.GAP:
+            assert header.extra[0] > 0
+            self.next_seq += header.extra[0]
+        elif header.kind == Kind.INTERRUPT:
+            assert header.turn == self.seen_turn + 1
+            self.seen_turn, self.next_seq, self.last_seq = header.turn, header.seq, header.seq - 1
+        elif header.kind < 16:
+            self.receives(header)
+        self.box.acknowledge(message.number, self.delivered + self.credit)
+
+    def receives(self, header: Header) -> None:
+        assert header.turn == self.seen_turn
+        assert header.seq == self.next_seq  # every number that is missing was told by a gap
+        assert self.seen_format == self.formats[header.seq]
+        if self.encoded and not self.keys[header.seq]:
+            assert header.seq == self.last_seq + 1  # it can be decoded
+        self.last_seq = header.seq
+        self.next_seq = header.seq + 1
+        self.delivered += 1
+
+    # --- what always holds ---
+
+    @invariant()
+    def the_account_is_exact(self) -> None:
+        words, dropped = self.page.words, sum(self.page.dropped().values())
+        assert words[Edge.PUBLISHED] == self.seq
+        assert words[Edge.BYTES] == self.bytes
+        assert words[Edge.SENT] == self.on_lane
+        assert words[Edge.PUBLISHED] == self.on_lane + self.box.waiting + dropped
+
+    @invariant()
+    def what_waits_is_bounded(self) -> None:
+        limit = 1 if self.box.delivery.kind == "latest" else self.box.delivery.n
+        assert self.box.waiting <= limit
+
+    @invariant()
+    def reliable_drops_nothing(self) -> None:
+        if self.box.delivery.kind == "reliable":
+            assert sum(self.page.dropped().values()) == self.interrupted
+
+    @invariant()
+    def a_dropping_mailbox_never_makes_anybody_wait(self) -> None:
+        assert self.box.has_room or self.box.delivery.kind == "reliable"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "box"):
+            return
+        try:
+            self.comes_to_rest()
+        finally:
+            self.page.close()
+            self.patch.stop()
+
+    def comes_to_rest(self) -> None:
+        self.links()
+        self.sends()
+        while self.lane:
+            self.processes()
+            self.sends()
+        assert self.box.is_settled
+        assert self.page.words[Edge.PUBLISHED] == self.delivered + sum(self.page.dropped().values())
+
+
+TestEdges = Edges.TestCase
+TestEdges.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, phases=[Phase.explicit, Phase.generate, Phase.shrink]
+)
+
+
+def test_nothing_is_sent_before_the_link_is_up() -> None:
+    """Data waits for credit, however long; a control frame that nothing precedes does not."""
+    with box_of(reliable(2)) as (box, _):
+        box.offer(control(Kind.FORMAT))
+        box.offer(data(0))
+        assert [header.kind for header in headers(take_all(box))] == [Kind.FORMAT]
+        box.grant(1)
+        assert seqs(take_all(box)) == [0]
+
+
+def test_a_control_frame_never_overtakes_data() -> None:
+    """End of stream waits behind the frames before it, although it needs no credit itself."""
+    with box_of(reliable(3), granted=1) as (box, page):
+        for seq in range(2):
+            box.offer(data(seq))
+        box.offer(control(Kind.EOS, 2))
+        assert seqs(take_all(box)) == [0]
+        assert page.words[Edge.ENDED] == 0
+        box.acknowledge(1, 2)
+        assert [header.kind for header in headers(take_all(box))] == [Kind.VIDEO, Kind.EOS]
+        assert page.words[Edge.ENDED] == 1
+
+
+def test_latest_keeps_the_newest_and_tells_of_the_others() -> None:
+    """Of what came while the window was closed, the newest is sent, behind a gap that counts the rest."""
+    with box_of(latest, granted=1) as (box, page):
+        for seq in range(5):
+            box.offer(data(seq))
+            if seq == 0:
+                assert seqs(take_all(box)) == [0]
+        box.acknowledge(1, 2)
+        gap, frame = headers(take_all(box))
+        assert (gap.kind, gap.extra) == (Kind.GAP, [3, "overflow"])
+        assert frame.seq == 4
+        assert page.dropped() == {"overflow": 3}
+
+
+def test_reliable_has_room_for_n_and_no_more() -> None:
+    """A reliable mailbox is full with n frames, and has room again when one was sent."""
+    with box_of(reliable(2)) as (box, _):
+        assert box.has_room
+        box.offer(data(0))
+        box.offer(data(1))
+        assert not box.has_room
+        box.grant(1)
+        assert seqs(take_all(box)) == [0]
+        assert box.has_room
+
+
+def test_a_mailbox_is_full_of_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames may be few and large: reliable waits, drop_oldest drops."""
+    monkeypatch.setattr(mailboxes, "MAX_MAILBOX_BYTES", 100)
+    with box_of(reliable(8)) as (box, _):
+        box.offer(data(0, size=100))
+        assert not box.has_room
+    with box_of(drop_oldest(8), granted=9) as (box, page):
+        for seq in range(4):
+            box.offer(data(seq, size=60))
+        assert seqs(take_all(box)) == [2, 3]  # a frame is taken while no more than the bound waits
+        assert page.dropped() == {"overflow": 2}
+
+
+def test_encoded_video_is_dropped_up_to_the_next_key() -> None:
+    """A packet that cannot be decoded is never sent: on overflow all that wait go, and those up to a key."""
+    with box_of(drop_oldest(2)) as (box, page):
+        for seq, key in enumerate([True, False, False, False, True, False]):
+            box.offer(data(seq, key=key))
+            assert box.waiting == [1, 2, 0, 0, 1, 2][seq]
+        assert page.dropped() == {"awaiting_key": 4}
+        box.grant(9)
+        messages = take_all(box)
+        assert headers(messages)[0].extra[0] == 4
+        assert seqs(messages) == [4, 5]
+
+
+def test_a_consumer_that_went_leaves_an_account() -> None:
+    """What waits is dropped for the reason given, what comes later because the consumer has ended; nobody waits."""
+    with box_of(reliable(4), granted=1) as (box, page):
+        for seq in range(3):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0]
+        box.close("consumer_died")
+        box.offer(data(3))
+        assert page.dropped() == {"consumer_died": 2, "consumer_ended": 1}
+        assert box.has_room
+        assert box.is_settled
+        assert take_all(box) == []
+
+
+def test_acknowledgements_never_go_back_nor_beyond() -> None:
+    """Neither a late credit nor one for places that were never sent settles or unsettles anything."""
+    with box_of(reliable(4), granted=2) as (box, _):
+        for seq in range(3):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0, 1]
+        box.acknowledge(2**64 - 1, 2)
+        assert not box.is_settled  # one still waits
+        box.acknowledge(1, 3)
+        assert seqs(take_all(box)) == [2]
+        box.acknowledge(1, 1)
+        assert not box.is_settled
+        box.acknowledge(3, 5)
+        box.acknowledge(2, 3)
+        assert box.is_settled
+        box.offer(data(3))
+        assert seqs(take_all(box)) == [3]  # the grant of 5 is still in force
+
+
+def test_a_gap_at_the_end_is_told() -> None:
+    """Frames that were dropped last are told before the end of the stream, since no frame follows that could."""
+    with box_of(drop_oldest(2), granted=9) as (box, page):
+        for seq, key in enumerate([True, False, False, False]):
+            box.offer(data(seq, key=key))
+        box.offer(control(Kind.EOS, 4))
+        assert page.dropped() == {"awaiting_key": 4}
+        gap, end = headers(take_all(box))
+        assert (gap.kind, gap.extra[0], end.kind) == (Kind.GAP, 4, Kind.EOS)
+
+
+def test_formats_of_dropped_frames_go_with_them() -> None:
+    """A format that changes with each frame does not fill a dropping mailbox while its window is closed."""
+    with box_of(latest) as (box, _):
+        for seq in range(1000):
+            box.offer(control(Kind.FORMAT, seq, extra=seq))
+            box.offer(data(seq))
+        box.grant(1)
+        kinds = [header.kind for header in headers(take_all(box))]
+        assert len(kinds) < 5
+        assert kinds[-1] == Kind.VIDEO
+
+
+def test_interruptions_are_sent_in_their_order() -> None:
+    """Turns go up, whatever waits."""
+    with box_of(reliable(2)) as (box, _):
+        box.interrupt(control(Kind.INTERRUPT, 0, 1))
+        box.interrupt(control(Kind.INTERRUPT, 0, 2))
+        turns = [header.turn for header in headers(take_all(box))]
+        assert turns == sorted(turns)
+
+
+def test_nothing_is_kept_for_a_consumer_that_went() -> None:
+    """After `close` neither data nor control frames wait."""
+    with box_of(reliable(2)) as (box, _):
+        box.close("consumer_died")
+        box.offer(control(Kind.FORMAT))
+        box.interrupt(control(Kind.INTERRUPT, 0, 1))
+        assert take_all(box) == []
