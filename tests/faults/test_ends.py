@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from watch import Ground
 
-pytestmark = pytest.mark.slow  # real processes on two hosts
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # real processes on two hosts
 
 WITHIN_S = 2.0
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from watch import Ground
 
-pytestmark = pytest.mark.slow  # real processes on two hosts
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # real processes on two hosts
 
 MAIN = """
     import json, sys

@@ -10,18 +10,18 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 
-from rmbus import Node, NodeError, RmbusError, Video, VideoFrame
-from rmbus.node import Input, Output
+from rmbus import Input, Node, NodeError, Output, RmbusError, Session, Video, VideoFrame
 
 
 class Frames(Node):
     out = Output(Video("rgb24"))
 
-    def process(self):
+    def process(self) -> Iterator[VideoFrame]:
         for number in range(100_000):
             picture = np.full((90, 160, 3), number % 256, np.uint8)
             yield VideoFrame(picture, pts=number, time_base=Fraction(1, 25))
@@ -36,7 +36,7 @@ class Invert(Node):
         self.fault = fault
         self.count = 0
 
-    def process(self, frame):
+    def process(self, frame: VideoFrame) -> VideoFrame:
         number, self.count = self.count, self.count + 1
         if self.fault == "raise" and number >= 20:
             print(f"line {number}")
@@ -48,11 +48,11 @@ class Invert(Node):
 class Sink(Node):
     frames = Input(Video("rgb24"))
 
-    def process(self, frame):
+    def process(self, frame: VideoFrame) -> None:
         self.last = frame.pts
 
 
-def wait_a_little(session) -> None:
+def wait_a_little(session: Session) -> None:
     with contextlib.suppress(TimeoutError):
         session.wait(0.02)
 

@@ -24,7 +24,7 @@ class Count(Node):
 
 
 class Double(Node):
-    def process(self, frame: Any) -> int:
+    def process(self, frame: Any) -> Any:
         return 2 * frame.value
 
 
