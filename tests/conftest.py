@@ -18,6 +18,15 @@ settings.load_profile("rmbus")
 _MARK = "RMBUS_TEST"
 _GRACE_S = 2.0
 _PURE = {"unit", "typing", "packaging"}  # these folders' tests start nothing that outlives a call
+_SLOW = {"faults", "integration"}  # and these folders' start hosts and nodes, each in a second or more
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder what is too slow for every commit, before anything is chosen by mark."""
+    for item in items:
+        if item.path.parent.name in _SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
