@@ -1,0 +1,150 @@
+"""The examples: each short, and each does what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from command import EXAMPLES, Command, finish, make_film
+from numpy.typing import NDArray
+
+from rmbus.nodes import MediaReader
+from rmbus.testing import run_node, video
+
+
+@pytest.fixture
+def rmbus_(tmp_path: Path) -> Iterator[Command]:
+    with Command(tmp_path) as command:
+        yield command
+
+
+def load(path: Path) -> ModuleType:
+    """Import a file under a name that no other test uses."""
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def effects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module effects.edges, as the demo imports it."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield importlib.import_module("effects.edges")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "effects"]:
+        del sys.modules[name]
+
+
+def test_examples_are_short() -> None:
+    """At most 60 lines each."""
+    files = sorted(EXAMPLES.rglob("*.py"))
+    assert len(files) >= 9
+    assert {str(file): count for file in files if (count := len(file.read_text().splitlines())) > 60} == {}
+
+
+def test_an_own_node_over_a_film(rmbus_: Command) -> None:
+    """The negative has as many pictures as the film, and its sound."""
+    make_film(rmbus_.folder / "in.mp4", 10)
+    done = rmbus_.script(EXAMPLES / "first_day" / "own_node.py", "in.mp4", "out.mp4")
+    assert done.returncode == 0, done.stderr
+    about = MediaReader.probe(rmbus_.folder / "out.mp4")
+    assert (about.frames, about.audio_codec) == (10, "aac")
+
+
+def test_two_machines(rmbus_: Command) -> None:
+    """The class of the script runs on the host at an address, which is sent its code once."""
+    make_film(rmbus_.folder / "in.mp4", 10, sound=False)
+    host = rmbus_.start("host", "--listen", "tcp://127.0.0.1:0", "--name", "garage", "--spares", "1")
+    assert host.stdout is not None
+    address = host.stdout.readline().split("listening on ")[1].split()[0]
+    for _ in range(2):
+        done = rmbus_.script(EXAMPLES / "first_day" / "two_machines.py", address, "in.mp4", "out.mkv")
+        assert done.returncode == 0, done.stderr
+        assert "10 pictures went through process" in done.stdout
+        assert "of garage, in level" in done.stdout
+    assert MediaReader.probe(rmbus_.folder / "out.mkv").frames == 10
+    host.terminate()
+    finish(host)
+
+
+def test_the_unit_test_of_a_node() -> None:
+    """The tests in the example pass."""
+    module = load(EXAMPLES / "first_day" / "test_a_node.py")
+    tests = [test for name, test in inspect.getmembers(module, inspect.isfunction) if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+
+
+def test_the_drawing_has_lines_where_the_picture_has_edges(effects: ModuleType) -> None:
+    """A dark square on white: paper everywhere, a line around it, and the picture that came is unchanged."""
+    picture = np.full((40, 60, 3), 255, np.uint8)
+    picture[10:30, 20:40] = 30
+    before = picture.copy()
+    drawing: NDArray[np.uint8] = effects.draw(picture)
+    assert (drawing.shape, drawing.dtype.name) == (picture.shape, "uint8")
+    assert (picture == before).all()
+    around = drawing[10, 20:40, 0]
+    assert around.max() < 100
+    assert drawing[[2, 20], [2, 30], 0].min() >= 191
+    assert drawing[20, 20, 0] < 100
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (5, 64, 3), (47, 31, 3)])
+def test_any_size_can_be_drawn(effects: ModuleType, shape: tuple[int, int, int]) -> None:
+    """Odd and small pictures too; the same picture always gives the same drawing."""
+    picture = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    assert (effects.draw(picture) == effects.draw(picture.copy())).all()
+
+
+def test_drawing_is_quick_enough_for_films(effects: ModuleType) -> None:
+    """25 pictures of 1280x720 in less than a second of one core."""
+    picture = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)
+    effects.draw(picture)
+    began = time.process_time()
+    for _ in range(5):
+        effects.draw(picture)
+    assert (time.process_time() - began) / 5 < 1 / 25
+
+
+def test_outlines() -> None:
+    """The small node of examples/edges.py: white where neighbours differ, black elsewhere."""
+    frames = run_node(load(EXAMPLES / "edges.py").Edges(), video(2))
+    assert len(frames) == 2
+    flat = run_node(load(EXAMPLES / "edges.py").Edges(), [video(1)[0].with_array(np.full((9, 9, 3), 80, np.uint8))])
+    assert flat[0].array.max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_the_launcher_starts_the_nodes_one_by_one(rmbus_: Command) -> None:
+    """Camera, edges and recorder, each by a plain command on a running bus; it ends when the film is whole."""
+    host = rmbus_.start("host", "--spares", "0")
+    assert host.stdout is not None
+    host.stdout.readline()
+    film = rmbus_.folder / "launched.mp4"
+    done = subprocess.run(
+        [EXAMPLES.parent / "scripts" / "launch_edges", film],
+        env=rmbus_.env,
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"launch_edges: {film}" in done.stderr
+    about = MediaReader.probe(film)
+    assert (about.width, about.height) == (320, 180)
+    assert 150 < (about.frames or 0) <= 250
+    host.terminate()
+    finish(host)
