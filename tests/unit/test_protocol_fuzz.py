@@ -1,0 +1,279 @@
+"""No bytes whatever make a reader of the wire do anything but return, or refuse with `ProtocolError`."""
+
+from __future__ import annotations
+
+import mmap
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rmbus.errors import MalformedFrame, ProtocolError, TooLarge
+from rmbus.protocol import frames, lane, limits, manifest, messages
+from rmbus.protocol.codec import pack, unpack
+from rmbus.protocol.topics import check_pattern, check_topic, matches
+
+INTEGERS = st.integers(-(2**63), 2**64 - 1)
+KEYS = st.one_of(st.text(max_size=5), INTEGERS)
+SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, st.floats(), st.text(max_size=20), st.binary(max_size=20))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+ODD_KEYS = st.one_of(KEYS, st.none(), st.booleans(), st.floats(), st.binary(max_size=3))
+ODD_VALUES = st.recursive(
+    SCALARS | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20)),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(ODD_KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+HEADERS = st.builds(
+    frames.Header,
+    kind=st.sampled_from(frames.Kind),
+    seq=st.integers(0, 2**64 - 1),
+    turn=st.integers(0, 2**64 - 1),
+    pts=st.none() | INTEGERS,
+    num=st.integers(1, 2**64 - 1),
+    den=st.integers(1, 2**64 - 1),
+    captured_ns=st.integers(0, 2**64 - 1),
+    extra=VALUES,
+)
+START = messages.Start("0123456789abcdef", 1, "edges", "demo:Edges", inputs=["in"], topics={"out": "demo/edges"})
+SEEDS = [
+    frames.encode_header(frames.Header(1, 5, 0, 1001, 30000, 1001, 1_700_000_000_000_000_000)),
+    frames.encode_header(frames.Header(17, 0, extra={"kind": "video", "pixels": "rgb24", "width": 2, "height": 2})),
+    messages.encode(START, 3),
+    messages.encode(messages.Link("s", 0, bytes(16), 0, "out", 1, "in"), 4),
+    messages.encode(messages.Ok({"edges": [{"latency": {140: 3}}]}), 5),
+    b"".join(bytes(part) for part in lane.encode(lane.Message(3, 7, b"header", b"payload"))),
+    manifest.Manifest("demo:Edges", "cpython-3.11", (manifest.FileEntry("a.py", "0" * 64, 3),)).encode(),
+]
+
+
+def _anything(value: bytes) -> None:
+    unpack(value, limit=1 << 20, what="anything")
+
+
+READERS: list[Callable[[bytes], object]] = [
+    _anything,
+    frames.decode_header,
+    messages.decode,
+    manifest.decode_manifest,
+    lane.unpack_grant,
+    lambda value: lane.decode([memoryview(value)]),
+    lambda value: lane.decode([memoryview(value), memoryview(value)]),
+]
+
+
+def read_everything(value: bytes) -> None:
+    for read in READERS:
+        assert len(refusal(read, value)) < 3000  # a peer's bytes do not come back whole
+
+
+def refusal(read: Callable[[Any], object], value: object) -> str:
+    """Return why a reader refuses, "" where it does not; any other error than ours passes through."""
+    try:
+        read(value)
+    except ProtocolError as error:
+        return str(error)
+    return ""
+
+
+@given(st.binary(max_size=300))
+@example(b"")
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff")
+@example(b"\xc6\xff\xff\xff\xff")
+@example(b"\xdb\xff\xff\xff\xff")
+@example(b"\x91" * 200 + b"\xc0")
+@example(b"\x81" * 200 + b"\xc0")
+@example(b'{"version":1,"files":' + b"[" * 200 + b"]" * 200 + b"}")
+def test_any_bytes(value: bytes) -> None:
+    """Bytes at random."""
+    read_everything(value)
+
+
+@given(st.sampled_from(SEEDS), st.data())
+def test_bytes_that_were_damaged(seed: bytes, data: st.DataObject) -> None:
+    """Messages with bytes changed, cut off, put in."""
+    value = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 4), "changes")):
+        place = data.draw(st.integers(0, len(value)), "place")
+        length = data.draw(st.integers(0, 4), "replaced")
+        value[place : place + length] = data.draw(st.binary(max_size=4), "by")
+    read_everything(bytes(value))
+
+
+@given(ODD_VALUES)
+def test_any_msgpack(value: object) -> None:
+    """Well-formed msgpack of any content, keys and extensions that are not allowed among it."""
+    read_everything(msgpack.packb(value, use_bin_type=True))
+
+
+@given(st.lists(ODD_VALUES, min_size=7, max_size=10))
+def test_any_header(elements: list[object]) -> None:
+    """Arrays that are a header in shape alone."""
+    read_everything(msgpack.packb(elements))
+
+
+@given(st.sampled_from(sorted(messages.tags())), st.data())
+def test_any_fields(tag: str, data: st.DataObject) -> None:
+    """Messages whose fields hold anything."""
+    fields = {
+        field.name: data.draw(ODD_VALUES, field.name)
+        for field in attrs.fields(messages.tags()[tag])
+        if data.draw(st.booleans(), f"{field.name}?")
+    }
+    read_everything(msgpack.packb([tag, 1, fields]))
+
+
+@given(st.text(max_size=300), st.text(max_size=40))
+def test_any_topic(name: str, other: str) -> None:
+    """Any text is a topic or is none; matching never fails."""
+    for check in (check_topic, check_pattern):
+        assert len(refusal(check, name)) < 3000
+    matches(name, other)
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@given(HEADERS)
+def test_headers_there_and_back(header: frames.Header) -> None:
+    """What was written is what is read, except that a reader refuses what nests too deep."""
+    assert repr(frames.decode_header(frames.encode_header(header))) == repr(_plain(header))
+
+
+@given(
+    st.sampled_from(lane.Type),
+    st.integers(0, 2**64 - 1),
+    st.binary(max_size=400),
+    st.one_of(st.binary(max_size=400), st.integers(65_530, 65_545).map(bytes)),
+)
+def test_lane_messages_there_and_back(kind: lane.Type, number: int, header: bytes, payload: bytes) -> None:
+    """What was written is what is read, and only a large payload is a part of its own."""
+    parts = lane.encode(lane.Message(kind, number, header, payload))
+    assert len(parts) == (2 if len(payload) > limits.INLINE_BYTES else 1)
+    read = lane.decode([memoryview(part) for part in parts])
+    assert (read.type, read.number, read.header, bytes(read.payload)) == (kind, number, header, payload)
+
+
+@given(st.dictionaries(st.text(max_size=10), VALUES, max_size=6), st.integers(0, limits.MAX_ID))
+def test_control_messages_there_and_back(value: dict[str, Any], number: int) -> None:
+    """What was written is what is read."""
+    read_number, read = messages.decode(messages.encode(messages.Ok(value), number))
+    assert read_number == number
+    assert isinstance(read, messages.Ok)
+    assert repr(read.value) == repr(value)  # compared as text, for a NaN is not itself
+
+
+def _plain(header: frames.Header) -> frames.Header:
+    return header._replace(kind=int(header.kind))
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def allocating_at_most(size: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b"\xdd\x00\x00\x27\x10" * 1000, id="arrays in each other that announce 10000 elements"),
+        pytest.param(b"\xdd\x00\x01\x86\xa0" * 1000, id="arrays in each other that announce 100000 elements"),
+        pytest.param(b"\xdc\xff\xff" * 21_000, id="arrays in each other that announce 65535 elements"),
+        pytest.param(b"\xdf\xff\xff\xff\xff", id="a map that announces 4 billion"),
+        pytest.param(b"\xc6\xff\xff\xff\xff", id="bytes that announce 4 GB"),
+        pytest.param(b"\xc9\xff\xff\xff\xff\x05", id="an extension that announces 4 GB"),
+        pytest.param(b"\xdc\x27\x10" + b"\x80" * 10_000, id="10000 empty maps"),
+    ],
+)
+def test_what_a_message_announces_is_not_allocated(value: bytes) -> None:
+    """A few kilobytes do not make a reader take up more than some megabytes."""
+    for read in (frames.decode_header, messages.decode):
+        with allocating_at_most(100 << 20), pytest.raises(ProtocolError):
+            read(value)
+
+
+def test_a_number_is_not_turned_into_that_many_bytes() -> None:
+    """A number where a token is due is refused, and no bytes are made of it."""
+    fields = {**attrs.asdict(messages.Link("s", 0, bytes(16), 0, "o", 1, "i")), "token": 2**40}
+    with allocating_at_most(1 << 20), pytest.raises(MalformedFrame, match="int where bytes is due"):
+        messages.decode(pack(["link", 1, fields]))
+
+
+def test_a_message_over_its_limit_is_not_even_read() -> None:
+    """Size is asked first, for each kind of message; what is just within passes that question."""
+    for read, limit in (
+        (frames.decode_header, limits.MAX_HEADER_BYTES),
+        (messages.decode, limits.MAX_CONTROL_BYTES),
+        (manifest.decode_manifest, manifest.MAX_MANIFEST_BYTES),
+    ):
+        with pytest.raises(TooLarge, match=str(limit)):
+            read(bytes(limit + 1))
+        with pytest.raises(MalformedFrame):
+            read(bytes(limit))
+
+
+def test_a_payload_over_its_limit_is_refused_both_ways() -> None:
+    """A gigabyte and a byte is neither sent nor taken; nothing is copied to find that out."""
+    with mmap.mmap(-1, limits.MAX_PAYLOAD_BYTES + 1) as large, memoryview(large) as whole:
+        prefix = memoryview(bytes(lane.encode(lane.Message(3, 1, b"", b""))[0]))
+        with allocating_at_most(1 << 20):
+            with pytest.raises(TooLarge):
+                lane.encode(lane.Message(3, 1, b"", whole))
+            with pytest.raises(TooLarge):
+                lane.decode([prefix, whole])
+            with whole[:-1] as allowed:
+                lane.decode([prefix, allowed]).payload.release()  # type: ignore[union-attr]  # a view
+
+
+def test_nothing_is_written_that_nobody_reads() -> None:
+    """A writer refuses what is over a limit or cannot be written, with an error that says so."""
+    with pytest.raises(TooLarge, match="header"):
+        frames.encode_header(frames.Header(17, 0, extra=bytes(limits.MAX_HEADER_BYTES)))
+    with pytest.raises(TooLarge, match="header"):
+        lane.encode(lane.Message(3, 1, bytes(limits.MAX_HEADER_BYTES + 1)))
+    with pytest.raises(TooLarge, match="'log' message"):
+        messages.encode(messages.Log("s", 0, ["x" * limits.MAX_CONTROL_BYTES]))
+    with pytest.raises(MalformedFrame, match="cannot travel"):
+        frames.encode_header(frames.Header(1, 0, pts=2**64))
+    with pytest.raises(MalformedFrame, match="cannot travel"):
+        frames.encode_header(frames.Header(1, 0, extra=object()))
+    with pytest.raises(MalformedFrame, match="number"):
+        lane.encode(lane.Message(3, 2**64, b""))
+    with pytest.raises(MalformedFrame, match="grant"):
+        lane.pack_grant(-1)
+    with pytest.raises(MalformedFrame, match="session"):
+        messages.Go("../x")
+
+
+def test_nesting_ends_at_its_limit() -> None:
+    """32 containers in each other pass, 33 do not; maps and arrays count alike."""
+    for inner in (b"\x91", b"\x81\x01"):
+        assert unpack(inner * limits.MAX_DEPTH + b"\xc0", limit=1000, what="it")
+        with pytest.raises(MalformedFrame, match="nested deeper than 32"):
+            unpack(inner * (limits.MAX_DEPTH + 1) + b"\xc0", limit=1000, what="it")
+
+
+def test_an_unknown_message_says_which() -> None:
+    """Whoever gets an unknown message can answer it: the id is told, and no more of the tag than is needed."""
+    with pytest.raises(messages.UnknownTag) as caught:
+        messages.decode(pack(["x" * 100_000, 7, {}]))
+    assert caught.value.number == 7
+    assert len(str(caught.value)) < 300
