@@ -148,3 +148,37 @@ def test_the_launcher_starts_the_nodes_one_by_one(rmbus_: Command) -> None:
     assert 150 < (about.frames or 0) <= 250
     host.terminate()
     finish(host)
+
+
+def python_of(page: str) -> list[str]:
+    """Return the blocks of Python on a page of the documentation."""
+    text = (EXAMPLES.parent / page).read_text()
+    return [part.split("```", 1)[0] for part in text.split("```python\n")[1:]]
+
+
+def test_the_first_node_of_the_readme(rmbus_: Command) -> None:
+    """Ten lines at most, run by the command that stands below them; then as the script that follows."""
+    make_film(rmbus_.folder / "in.mp4", 8)
+    node, script = python_of("README.md")
+    assert len(node.strip().splitlines()) <= 10
+    assert len((EXAMPLES.parent / "README.md").read_text().splitlines()) <= 150
+    (rmbus_.folder / "negative.py").write_text(node)
+    done = rmbus_("run", "negative.py:Negative", "-i", "in.mp4", "-o", "out.mp4")
+    assert done.returncode == 0, done.stderr
+    about = MediaReader.probe(rmbus_.folder / "out.mp4")
+    assert (about.frames, about.audio_codec) == (8, "aac")
+    (rmbus_.folder / "script.py").write_text(script)
+    done = rmbus_.script("script.py")
+    assert done.returncode == 0, done.stderr
+    assert "dropped 0" in done.stdout
+
+
+def test_the_guide(rmbus_: Command) -> None:
+    """The Python of the guide is one script that runs."""
+    make_film(rmbus_.folder / "in.mp4", 8)
+    (rmbus_.folder / "guide.py").write_text("\n\n".join(python_of("docs/guide.md")))
+    done = rmbus_.script("guide.py")
+    assert done.returncode == 0, done.stderr
+    assert "picky 1 Traceback" in done.stdout
+    assert "-> posterize.picture" in done.stdout
+    assert MediaReader.probe(rmbus_.folder / "posters.mp4").frames == 8
