@@ -100,7 +100,10 @@ def _sound_array(item: object) -> _Array | None:
 
 def _array_in(about: bytes, behind: memoryview) -> _Array:
     name, shape, offset = _array_fields(msgpack.unpackb(about))
-    dtype: np.dtype[Any] = np.dtype(name)
+    try:
+        dtype: np.dtype[Any] = np.dtype(name)
+    except SyntaxError as error:  # numpy reads some names as Python
+        raise MalformedFrame(f"an array in data has the type {name!r}, which is none") from error
     if dtype.kind not in _KINDS:
         raise MalformedFrame(f"an array in data has the type {name!r}, which is neither numbers, text nor times")
     size = math.prod(shape) * dtype.itemsize

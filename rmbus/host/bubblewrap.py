@@ -44,10 +44,10 @@ def jail_arguments(*, node_dir: str, grants: Grants, tmp_bytes: int, seccomp_fd:
         *_namespaces(network=grants.network),
         *_system(),
         *_read_only([*visible.SYSTEM_FILES, *(visible.NETWORK_FILES if grants.network else ())]),
-        *_read_only(visible.interpreter_paths()),
         *("--proc", "/proc", "--dev", "/dev"),
         *("--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"),
         *("--size", str(tmp_bytes), "--tmpfs", PRIVATE),
+        *_read_only(visible.interpreter_paths()),  # after the private folder: an environment may lie below it
         *("--ro-bind", node_dir, node_dir),
         *_granted(grants),
         # /proc too: where the host is root, the kernel's settings in it belong to the jailed process's user

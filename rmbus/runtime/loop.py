@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import zmq
 
@@ -22,6 +23,9 @@ from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket, adopt, open_socket
+
+MAX_EARLY: Final = 1024
+"""Marks that wait for the host's word about their edge."""
 
 
 class UpstreamFailed(Exception):
@@ -45,6 +49,7 @@ class NodeLoop:
         self._receiver: Socket | None = None
         self._tokens: dict[bytes, InputLink] = {}
         self._routes: dict[bytes, InputLink] = {}
+        self._early: dict[bytes, tuple[bytes, int]] = {}
         self._inputs: list[InputLink] = []
         self._ports = {name: OutputPort(name) for name in outputs}
         self._links: list[OutputLink] = []
@@ -66,6 +71,8 @@ class NodeLoop:
         link = InputLink(message.port, page, credit=message.credit, token=message.token)
         self._inputs.append(link)
         self._tokens[message.token] = link
+        if message.token in self._early:
+            self._mark(link, *self._early.pop(message.token))
         if self._receiver is None:
             if listener is None:
                 raise Broken("the host sent an input without its listening socket")
@@ -285,12 +292,17 @@ class NodeLoop:
             if message.type == lane.Type.FRAME and route in self._routes:
                 self._inbox.append(self._routes[route].receive(message))
             elif message.type == lane.Type.MARK and message.header in self._tokens:
-                link = self._tokens[message.header]
-                link.route = route
-                self._routes[route] = link
-                self._answer(route, lane.Message(lane.Type.MARK_BACK, message.number, lane.pack_grant(link.grant)))
+                self._mark(self._tokens[message.header], route, message.number)
+            elif message.type == lane.Type.MARK and len(self._early) < MAX_EARLY:
+                self._early[message.header] = (route, message.number)  # quicker than the host's word of its edge
             else:
                 raise Broken("a stranger spoke on the lane: its token is not of any edge of this node")
+
+    def _mark(self, link: InputLink, route: bytes, epoch: int) -> None:
+        """A producer has shown an edge's token: what comes by this route is that edge's."""
+        link.route = route
+        self._routes[route] = link
+        self._answer(route, lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(link.grant)))
 
     def _answer(self, route: bytes, message: lane.Message) -> None:
         assert self._receiver is not None
