@@ -21,6 +21,8 @@ from rmbus.cli.main import app
 from rmbus.nodes import MediaReader
 from rmbus.transport.security import make_pair
 
+pytestmark = pytest.mark.timeout(90)  # several runs of a command each, on machines that share their cores
+
 NODES = """
     import time
     from rmbus import Audio, Input, Node, Output, Pipeline, Video

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from rmbus.cli.daemon import Daemon
 from rmbus.cli.demo import default_film
 from rmbus.host.probing import probe
 from rmbus.nodes import MediaReader, MediaWriter
+
+pytestmark = pytest.mark.timeout(90)  # several runs of a command each, on machines that share their cores
 
 LEVEL = probe().level.word
 
@@ -131,6 +134,43 @@ def test_pixels_are_those_that_the_class_makes(monkeypatch: pytest.MonkeyPatch, 
     written = pictures(out)
     assert len(written) == len(expected) == 8
     assert all((one == other).all() for one, other in zip(written, expected, strict=True))
+
+
+def test_what_is_edited_is_sent_again(rmbus_: Command) -> None:
+    """A class goes to the host once; after an edit of its local package once more, and the film shows it."""
+    make_film(rmbus_.folder / "in.mp4", 5)
+    examples = shutil.copytree(EXAMPLES, rmbus_.folder / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    host = rmbus_.start("host", "--listen", "tcp://127.0.0.1:0", "--spares", "1")
+    assert host.stdout is not None
+    address = host.stdout.readline().split("listening on ")[1].split()[0]
+
+    def draw(out: str) -> tuple[int, str]:
+        done = rmbus_("run", "mine/demo.py:Edges", "-i", "in.mp4", "-o", out, "--on", address, "--json")
+        assert done.returncode == 0, done.stderr
+        edges = check_report(json.loads(done.stdout), 5)
+        return int(edges["code_bytes"]), str(edges["package"])
+
+    first, again = draw("first.mp4"), draw("again.mp4")
+    kernel = examples / "effects" / "kernel.py"
+    kernel.write_text(kernel.read_text().replace("return steep", "return steep * 0"))
+    edited = draw("edited.mp4")
+    assert (first[0] > 0, again[0], edited[0] > 0) == (True, 0, True)
+    assert first[1] == again[1] != edited[1]
+    assert np.ptp(pictures(rmbus_.folder / "first.mp4")[2][..., 1]) > 100
+    assert np.ptp(pictures(rmbus_.folder / "edited.mp4")[2][..., 1]) < 100  # no lines, only light and shade
+    host.terminate()
+    finish(host)
+
+
+def test_where_user_namespaces_are_forbidden(rmbus_: Command) -> None:
+    """As in most containers: the class runs confined, and the host says why it has no jail."""
+    make_film(rmbus_.folder / "in.mp4", 5)
+    no_userns = Path(__file__).parents[1] / "faults" / "no_userns.py"
+    done = rmbus_.script(no_userns, sys.executable, "-m", "rmbus.cli.main", "demo", "in.mp4", "drawn.mp4", "--json")
+    assert done.returncode == 0, done.stderr
+    nodes = {node["name"]: node for node in json.loads(done.stdout)["nodes"]}
+    assert nodes["edges"]["level"] == "confined"
+    assert "(level confined; no jail: " in done.stderr
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from rmbus.nodes import MediaReader
 from rmbus.testing import run_node, video
 
+pytestmark = pytest.mark.timeout(90)  # several runs of a command each, on machines that share their cores
+
 
 @pytest.fixture
 def rmbus_(tmp_path: Path) -> Iterator[Command]:

@@ -22,7 +22,10 @@ WIDTH, HEIGHT, RATE = 128, 96, 25
 
 
 class Command:
-    """Runs `rmbus` in a folder, with a run folder and a cache that nobody else has. A context manager."""
+    """Runs `rmbus` in a folder, with a run folder and a cache that nobody else has.
+
+    A context manager: what still runs at its end is ended, and nothing may be left in the run folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,10 +35,11 @@ class Command:
             "XDG_CACHE_HOME": str(folder / "cache"),
             "COLUMNS": "200",
         }
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         """Start `rmbus ARGUMENTS` in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "rmbus.cli.main", *map(str, arguments)],
             cwd=self.folder,
             env=self.env,
@@ -45,6 +49,8 @@ class Command:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
 
     def __call__(self, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `rmbus ARGUMENTS` to its end."""
@@ -68,6 +74,10 @@ class Command:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+                finish(process)
         left = [str(path) for path in self.run_folder.rglob("*")]
         shutil.rmtree(self.run_folder)
         assert error is not None or not left, f"files of the run are left: {left}"
