@@ -86,15 +86,15 @@ def decode(data: bytes | memoryview) -> tuple[int, Message]:
     if len(parts) < 3:
         raise MalformedFrame("a control message is [tag, id, fields]")
     tag, number, fields = parts[:3]
-    if not isinstance(tag, str) or type(number) is not int or not 0 <= number <= MAX_ID or not isinstance(fields, dict):
-        raise MalformedFrame("a control message is a text, a whole number from 0 up, and a map")
+    if not isinstance(tag, str) or type(number) is not int or not 0 <= number <= MAX_ID:
+        raise MalformedFrame("a control message begins with a text and a whole number from 0 up")
     cls = _by_tag.get(tag)
     if cls is None:
         raise UnknownTag(tag, number)
     try:
         return number, _converter.structure(fields, cls)
     except (cattrs.BaseValidationError, ProtocolError) as error:
-        raise MalformedFrame(f"a {tag!r} message is not as specified: {_reasons(error)[: 4 * _SHOWN]}") from error
+        raise MalformedFrame(f"a {tag!r} message is not as specified: {_reasons(error)}") from error
 
 
 # --- nothing is converted: a field has the type that the specification says, or the message is refused ---------------
@@ -126,7 +126,7 @@ def _items(wanted: Any, converter: cattrs.Converter) -> Callable[[object, object
             return [item(each, item_type) for each in items]
         if len(items) != len(inner):
             raise MalformedFrame(f"{len(items)} elements where {len(inner)} are due")
-        return tuple(item(each, item_type) for each, (item_type, item) in zip(items, inner, strict=True))
+        return tuple(item(each, item_type) for each, (item_type, item) in zip(items, inner, strict=False))
 
     return structure
 
