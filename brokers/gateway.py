@@ -33,7 +33,7 @@ Parts = list[zmq.Frame]
 Key = bytes
 
 MAX_UNCLAIMED: Final = 1000
-"""Openings of a peer that wait for the host's word about their edge."""
+"""Openings of a peer, and marks of producers, that wait for the host's word about their edge."""
 
 
 def edge_key(session: str, edge: int) -> Key:
@@ -86,6 +86,7 @@ class Gateway:
         self._bridges: dict[Key, Bridge] = {}
         self._tokens: dict[bytes, Bridge] = {}
         self._routes: dict[bytes, Bridge] = {}
+        self._early: dict[bytes, Parts] = {}
         self._unclaimed: dict[Key, tuple[Peer, bytes]] = {}
         self._dialed: dict[tuple[str, str], Peer] = {}
         self._inbox: Socket | None = None
@@ -139,6 +140,8 @@ class Gateway:
             self._tokens[link.token] = bridge
             if message.listener >= 0:
                 self._open_inbox(descriptors[message.listener], message.path)
+            if link.token in self._early:
+                self._marked(link.token, self._early.pop(link.token))
         else:
             bridge.near = open_socket(self._context, zmq.DEALER)
             bridge.near.connect(f"ipc://{message.path}")
@@ -176,12 +179,20 @@ class Gateway:
             bridge = self._routes.get(route)
             if bridge is None:
                 message = lane.decode([frame.buffer for frame in frames[1:]])
-                bridge = self._tokens.get(message.header) if message.type == lane.Type.MARK else None
-                if bridge is None:
-                    continue  # a stranger, or an edge that has been taken down
-                bridge.route = route
-                self._routes[route] = bridge
+                if message.type == lane.Type.MARK:
+                    self._marked(message.header, frames)
+                continue  # anything else is of an edge that has been taken down
             self._send(bridge, [bridge.key, *frames[1:]])
+
+    def _marked(self, token: bytes, frames: Parts) -> None:
+        """A producer shows an edge's token; it may be quicker than the host's word of that edge."""
+        bridge = self._tokens.get(token)
+        if bridge is not None:
+            bridge.route = frames[0].bytes
+            self._routes[bridge.route] = bridge
+            self._send(bridge, [bridge.key, *frames[1:]])
+        elif len(self._early) < MAX_UNCLAIMED:
+            self._early[token] = frames
 
     def _from_consumer(self, bridge: Bridge, near: Socket) -> None:
         for frames in _drain(near):

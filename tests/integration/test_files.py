@@ -65,7 +65,7 @@ def _pictures(count: int, width: int = 128, height: int = 64, **options: Any) ->
 def _stream(path: Path | str, *ports: str, **options: Any) -> Iterator[tuple[str, Any]]:
     """Yield port and frame of a film."""
     reader = MediaReader(path, **options)
-    reader.joined_outputs = frozenset(ports)  # type: ignore[attr-defined]  # as the runtime does
+    reader.joined_outputs = frozenset(ports)  # as the runtime does
     reader.initialize()
     try:
         for emitted in reader.process():
@@ -86,7 +86,7 @@ def _read(path: Path | str, *ports: str, **options: Any) -> dict[str, list[Any]]
 
 def _writer(path: Path, ports: Iterable[str], **options: Any) -> MediaWriter:
     writer = MediaWriter(path, **options)
-    writer.joined_inputs = frozenset(ports)  # type: ignore[attr-defined]  # as the runtime does
+    writer.joined_inputs = frozenset(ports)  # as the runtime does
     writer.initialize()
     return writer
 
@@ -182,7 +182,7 @@ def test_packets_stand_alone(film: Path) -> None:
 def test_realtime_keeps_the_films_pace(silent: Path) -> None:
     """The first half second takes half a second, in order, and None lets the runtime in between."""
     reader = MediaReader(silent, realtime=True)
-    reader.joined_outputs = frozenset({"video"})  # type: ignore[attr-defined]
+    reader.joined_outputs = frozenset({"video"})
     reader.initialize()
     waits, began = 0, time.monotonic()
     for emitted in reader.process():

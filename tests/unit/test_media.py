@@ -13,6 +13,7 @@ import av
 import msgpack
 import numpy as np
 import pytest
+from av.filter import Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,7 +184,7 @@ def test_pyav_shares_the_memory() -> None:
 def test_filters_do_not_write_into_a_living_frame() -> None:
     """A filter that draws in place gets a copy as long as the frame lives, though PyAV knows no read-only memory."""
     frame = VideoFrame(np.zeros((64, 64, 3), np.uint8), pts=0)
-    graph: Any = av.filter.Graph()  # the stubs want other types than it takes
+    graph: Any = Graph()  # the stubs want other types than it takes
     source = graph.add_buffer(width=64, height=64, format="rgb24", time_base=Fraction(1))
     box, sink = graph.add("drawbox", "color=white:t=fill"), graph.add("buffersink")
     source.link_to(box)

@@ -273,7 +273,8 @@ def test_own_classes_need_no_code() -> None:
     """A class of rmbus or of an installed distribution is on the host already: the package holds nothing."""
     for cls in (FileEntry, zipfile.ZipFile, io.BytesIO):
         package = package_object(cls)
-        assert package.manifest.files == package.manifest.needs == ()
+        assert package.manifest.files == ()
+        assert package.manifest.needs == ()
 
 
 class _Finder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,7 +181,7 @@ def _plain(header: frames.Header) -> frames.Header:
 
 
 @contextmanager
-def allocating_at_most(size: int) -> Iterator[None]:
+def allocating_at_most(size: int) -> Generator[None]:
     tracemalloc.start()
     try:
         yield
