@@ -16,7 +16,7 @@ from rmbus.cli import progress
 from rmbus.cli.daemon import Daemon
 from rmbus.cli.failures import Misuse
 from rmbus.cli.progress import Gauge
-from rmbus.cli.targets import Target
+from rmbus.cli.targets import Target, check_place
 from rmbus.nodes import MediaReader
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL
@@ -48,7 +48,7 @@ def demo(
         raise Misuse(f"{source} has no pictures, and the demo draws pictures")
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        address = on or stack.enter_context(Daemon("demo-host")).address
+        address = check_place(on) if on else stack.enter_context(Daemon("demo-host")).address
         pipeline = build(source, str(target), on=address)
         gauge = Gauge.of(pipeline, total=about.frames, reader=pipeline.get_node("reader"))
         print(f"rmbus demo: {source} -> {target}, `edges` of {file.name} on {address}", file=sys.stderr, flush=True)

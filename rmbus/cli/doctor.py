@@ -106,7 +106,8 @@ def _levels() -> Iterator[Finding]:
         name = f"level {level.word}"
         if level in found.details:
             in_force = found.details[level]
-            yield Finding(name, "ok", "; ".join(f"{key}: {in_force[key]}" for key in _TELLING if key in in_force))
+            told = "; ".join(f"{key}: {in_force[key]}" for key in _TELLING if key in in_force)
+            yield Finding(name, "ok", told or "a plain process")
         else:
             reason, _, remedy = found.reasons[level].partition("; ")
             yield Finding(name, "limited", reason, remedy)

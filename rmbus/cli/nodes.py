@@ -99,10 +99,13 @@ def _brief(found: Mapping[str, Input] | Mapping[str, Output]) -> Text:
 def _signature(cls: type[Node]) -> str:
     if cls.__init__ is object.__init__:
         return "()"
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    shown = ", ".join(str(each) for each in parameters if each.kind is not each.KEYWORD_ONLY)
-    named = ", ".join(str(each) for each in parameters if each.kind is each.KEYWORD_ONLY)
-    return f"({', '.join(part for part in (shown, f'*, {named}' if named else '') if part)})"
+    shown: list[str] = []
+    for each in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        if each.kind is each.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        kind = "" if each.annotation is each.empty else f": {each.annotation}"
+        shown.append(f"{each.name}{kind}" + ("" if each.default is each.empty else f" = {each.default!r}"))
+    return f"({', '.join(shown)})"
 
 
 def _console() -> Console:

@@ -11,7 +11,7 @@ from rmbus import joined
 from rmbus.cli import progress
 from rmbus.cli.failures import Misuse
 from rmbus.cli.progress import Gauge
-from rmbus.cli.targets import Target, fill
+from rmbus.cli.targets import Target, check_place, fill
 from rmbus.errors import RmbusError, node_error
 from rmbus.node import Node, Port, describe_ports, node_name, ports
 from rmbus.plan import LOCAL
@@ -61,7 +61,7 @@ def run(
         raise Misuse(f"nothing feeds {told}: give -i FILM, or --in TOPIC for a node on a running bus")
     total = filled.film.frames if filled.film else None
     gauge = Gauge.of(filled.pipeline, total=total, reader=filled.reader)
-    progress.run(filled.pipeline, gauge, on=on or LOCAL, as_json=as_json, debug=bool(ctx.obj))
+    progress.run(filled.pipeline, gauge, on=check_place(on) if on else LOCAL, as_json=as_json, debug=bool(ctx.obj))
 
 
 def join_bus(node: Node, reads: Sequence[str], writes: Sequence[str], *, bus: str | None) -> None:

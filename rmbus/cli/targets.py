@@ -166,6 +166,17 @@ class Filled:
     film: MediaInfo | None = None
 
 
+def check_place(on: str) -> str:
+    """Return the address of a host as it was given.
+
+    Raises:
+        Misuse: it is none.
+    """
+    if not on.startswith(("tcp://", "ipc://")):
+        raise Misuse(f"--on {on}: a host's address is tcp://HOST:PORT, as `rmbus host` prints it")
+    return on
+
+
 def fill(pipeline: Pipeline, source: str | None, sink: str | None) -> Filled:
     """Join a reader to the one open input and a writer to the one open output.
 

@@ -139,6 +139,7 @@ def test_misuse_is_told_and_ends_with_2(arguments: list[str], telling: str) -> N
         ("some_nodes.py:Invert", ["-i", "in.mp4", "-o", "in.mp4"], "give -o another name"),
         ("some_nodes.py:Invert", ["-i", "in.mp4", "--out", "a/b"], "give one pair or the other"),
         ("some_nodes.py:Invert", ["--in", "sound=a/b"], "has no such port (inputs: video; outputs: inverted)"),
+        ("some_nodes.py:pattern", ["--on", "garage"], "--on garage: a host's address is tcp://HOST:PORT"),
         ("some_nodes.py:number", ["--in", "a/b"], "is no Node class"),
     ],
 )
@@ -402,6 +403,20 @@ def test_nodes_are_started_one_by_one_on_a_running_bus(rmbus_: Command) -> None:
     assert 10 < frames <= 50  # a topic keeps nothing for those who come late
     host.terminate()
     assert finish(host).returncode == 0
+
+
+def test_a_failing_node_on_a_bus_ends_with_1(rmbus_: Command) -> None:
+    """It is told as that of a pipeline; the camera goes on to its end."""
+    host = rmbus_.start("host", "--spares", "0")
+    assert host.stdout is not None
+    host.stdout.readline()
+    fails = rmbus_.start("run", "some_nodes.py:Fails", "--in", "camera/video", "--out", "edges/video")
+    camera = rmbus_.start("run", "some_nodes.py:Camera", "--out", "camera/video")
+    done = finish(fails)
+    assert done.returncode == 1
+    assert "rmbus: ValueError: no picture is good enough (node 'fails' on this machine)" in done.stderr
+    assert 'raise ValueError("no picture is good enough")' in done.stderr
+    assert finish(camera).returncode == 0
 
 
 @pytest.mark.slow
