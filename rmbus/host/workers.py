@@ -16,7 +16,7 @@ from rmbus.host.levels import Level
 from rmbus.host.logs import LineLimiter
 from rmbus.protocol import messages
 from rmbus.transport.reactor import Reactor
-from rmbus.transport.runfolder import RunFolder
+from rmbus.transport.runfolder import RunFolder, kill_session
 from rmbus.transport.umbilical import Umbilical, close_all
 
 Launch = Callable[[int, int], tuple["subprocess.Popen[bytes]", Level]]
@@ -182,6 +182,7 @@ class Child(Worker):
 
     def _exited(self) -> None:
         number = died_of(self.level, status := self._process.wait())
+        kill_session(self._process.pid)  # what its code has forked ends with it
         self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
 
     def _end(self, status: str) -> None:

@@ -111,11 +111,19 @@ def kill_noted(folder: Path) -> None:
         return
     for line in lines:
         pid, _, started = line.partition(" ")
-        if pid.isdigit() and started.isdigit() and start_time(int(pid)) == int(started):
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        if pid.isdigit() and started.isdigit() and start_time(int(pid)) in (None, int(started)):
+            kill_session(int(pid))
+
+
+def kill_session(leader: int) -> None:
+    """Kill a process that was started as the leader of a session, and what it has forked, even if it is gone."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == leader and folder.stat().st_uid == os.getuid():
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (OSError, IndexError):
+            continue  # it has ended meanwhile
 
 
 def sweep() -> None:

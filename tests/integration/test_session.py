@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import Count, Double, Echo, Fail, Negative, Pair, Shout, Spark, Take, TwoSounds
+from streams import Count, Double, Echo, Fail, Fork, Negative, Pair, Shout, Spark, Take, TwoSounds
+from watch import ended
 
 from rmbus import Data, Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest
 from rmbus.errors import PackagingError, PipelineError, Stalled
@@ -137,6 +139,13 @@ def test_what_a_node_prints_is_rate_limited() -> None:
     passed, suppressed = len(lines["shout"]), sum(int(count) for count in lines["shout suppressed"])
     assert passed + suppressed == 3000
     assert 400 <= passed < 1500
+
+
+def test_what_a_node_has_forked_ends_with_it() -> None:
+    """A child that the user's code has forked does not outlive the run."""
+    _, lines = run(Count(1) >> Fork() >> Take())
+    (child,) = got(lines)
+    assert ended(child, time.monotonic() + 2)
 
 
 def test_duration_drains() -> None:

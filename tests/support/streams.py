@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -107,6 +108,16 @@ class Spark(Node):
 
     def process(self, frame: Any, port: str) -> Any:
         return frame.value
+
+
+class Fork(Node):
+    """Forks a child that would live for an hour."""
+
+    def process(self, frame: Any) -> int:
+        child = os.fork()
+        if child == 0:
+            time.sleep(3600)
+        return child
 
 
 class Shout(Node):

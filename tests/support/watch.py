@@ -88,7 +88,7 @@ class Ground:
         mine = {self.host.pid} if self.host.poll() is None else set()
         if mine:
             mine = family(self.host.pid)
-        left = [pid for pid in self.family - mine if not _ended(pid, deadline)]
+        left = [pid for pid in self.family - mine if not ended(pid, deadline)]
         names = [f"{pid} {_command(pid)}" for pid in left]
         if not mine:
             names += [str(path) for path in self.run.rglob("*")]
@@ -116,7 +116,8 @@ def _is_ready(pid: int) -> bool:
         return False
 
 
-def _ended(pid: int, deadline: float) -> bool:
+def ended(pid: int, deadline: float) -> bool:
+    """Whether a process has ended, or ends before the deadline (monotonic seconds)."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
