@@ -138,7 +138,7 @@ class Report:
 
     def __rich__(self) -> list[Any]:
         """Return the tables, for a terminal."""
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         nodes = Table("node", "on", "pid", "level", "start", "in", "out", "code sent", "state", title="nodes")
@@ -147,7 +147,17 @@ class Report:
             sent = f"{node.code_bytes:,} B" if node.package else "your files"
             counts = (f"{node.frames_in:,}", f"{node.frames_out:,}")
             nodes.add_row(node.name, node.host, str(node.pid), node.level, start, *counts, sent, node.state)
-        edges = Table("edge", "delivery", "lane", "published", "delivered", "dropped", "p50", "p99", title="edges")
+        edges = Table(
+            Column("edge", no_wrap=True),
+            "delivery",
+            "lane",
+            "published",
+            "delivered",
+            "dropped",
+            "p50",
+            "p99",
+            title="edges",
+        )
         for edge in self.edges:
             dropped = ", ".join(f"{count} {reason}" for reason, count in edge.dropped.items()) or "0"
             latencies = (_ms(edge.latency_p50_s), _ms(edge.latency_p99_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -17,6 +18,7 @@ from typing import Any, Self
 import attrs
 import zmq
 
+from rmbus.accounts import INLINE, Accounts, inline_report, make_report
 from rmbus.client import HostClient, expect, find_connection
 from rmbus.embedded import EmbeddedHost
 from rmbus.errors import Closed, HostError, NodeError, PackagingError, PipelineError, RmbusError, Stalled, node_error
@@ -28,7 +30,7 @@ from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.protocol.messages import UPSTREAM_FAILED
-from rmbus.report import EdgeReport, NodeReport, Report, latencies
+from rmbus.report import NodeReport, Report
 from rmbus.results import Results, in_thread, through_processes
 from rmbus.runtime import inline
 from rmbus.shipping import package, pickling
@@ -36,7 +38,6 @@ from rmbus.shipping.package import Package
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket
 
-INLINE = "inline"
 START_TIMEOUT_S = 60.0
 CAUSE_S = 1.0
 """How long the failure of a node upstream may take to arrive after a node has said that there was one."""
@@ -402,67 +403,25 @@ class Session:
         if now - self._moved[1] < 1.0 or self._is_over():
             return
         accounts = self._accounts()
-        if accounts is None:
-            return
-        edges, nodes = accounts
-        moved = sum(e["published"] + e["delivered"] for side in edges.values() for e in side)
-        if moved != self._moved[0] or not _all_wait(nodes):
-            self._moved = (moved, now)
+        if accounts.moved != self._moved[0] or not accounts.all_wait:
+            self._moved = (accounts.moved, now)
         elif now - self._moved[1] > STALL_S:
-            raise Stalled(self._waiting_edges(edges), now - self._moved[1])
-
-    def _waiting_edges(self, edges: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[str]:
-        told: list[str] = []
-        for edge in self._plan.edges:
-            sides = edges.get(edge.number, ())
-            published, delivered = (max((s[key] for s in sides), default=0) for key in ("published", "delivered"))
-            full = any(side["blocked_since"] for side in sides)
-            why = f"full, {edge.producer.name} waits for room" if full else f"{edge.consumer.name} waits for a frame"
-            told.append(f"{edge.name}: {why} ({published} published, {delivered} delivered)")
-        return told
+            raise Stalled(accounts.waiting(self._plan), now - self._moved[1])
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
-    def _accounts(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, dict[str, Any]]] | None:
-        edges: dict[int, list[dict[str, Any]]] = {}
-        nodes: dict[int, dict[str, Any]] = {}
+    def _accounts(self) -> Accounts:
+        accounts = Accounts()
         for client in self._clients.values():
-            try:
-                value = client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value
-            except (RmbusError, TimeoutError):
-                continue  # that host is lost, and what it knew with it
-            for account in value["edges"]:
-                edges.setdefault(account["edge"], []).append(account)
-            nodes.update({account["node"]: account for account in value["nodes"]})
-        return edges, nodes
+            with contextlib.suppress(RmbusError, TimeoutError):  # that host is lost, and what it knew with it
+                accounts.add(client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value)
+        return accounts
 
     def _collect(self, error: BaseException | None = None) -> Report:
-        edges, nodes = self._accounts() or ({}, {})
-        histograms: list[Mapping[int, int]] = []
-        edge_reports: list[EdgeReport] = []
-        for edge in self._plan.edges:
-            sides = edges.get(edge.number, [])
-            if edge.consumer.number in self._plan.ends:
-                histograms += [side["latency"] for side in sides]
-            edge_reports.append(_edge_report(edge, sides, closed=error is not None or self._is_over()))
-        p50, p99 = latencies(histograms)
-        reports = tuple(self._node_report(run, nodes.get(run.plan.number, {})) for run in self._runs.values())
-        frames = sum(
-            report.frames_in
-            for run, report in zip(self._runs.values(), reports, strict=True)
-            if run.plan.number in self._plan.ends
-        )
-        return Report(
-            nodes=reports,
-            edges=tuple(edge_reports),
-            seconds=time.monotonic() - self._began,
-            frames=frames,
-            latency_p50_s=p50,
-            latency_p99_s=p99,
-            error=""
-            if error is None
-            else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-        )
+        accounts = self._accounts()
+        nodes = [self._node_report(run, accounts.nodes.get(run.plan.number, {})) for run in self._runs.values()]
+        seconds = time.monotonic() - self._began
+        return make_report(self._plan, accounts, nodes, seconds, error, closed=error is not None or self._is_over())
 
     def _node_report(self, run: _Run, account: Mapping[str, Any]) -> NodeReport:
         started = run.started
@@ -490,10 +449,8 @@ class Session:
             return
         self._final = self._collect(error) if self._clients else Report((), (), 0.0, 0)
         for client in self._clients.values():
-            try:
+            with contextlib.suppress(RmbusError, TimeoutError):  # that host is lost, or has never known the session
                 client.ask(messages.Stop(self.id, drain=False), messages.Ok, timeout_s=2.0)
-            except (RmbusError, TimeoutError):
-                continue  # that host is lost, or has never known the session
         closed = threading.Event()
         self._reactor.call_soon(lambda: self._close_clients(closed))
         closed.wait(2.0)
@@ -509,36 +466,6 @@ class Session:
         closed.set()
 
 
-def _all_wait(nodes: Mapping[int, Mapping[str, Any]]) -> bool:
-    doing = [node["doing"] for node in nodes.values() if node["doing"] != "ended"]
-    return "blocked" in doing and all(each in ("blocked", "waiting") for each in doing)
-
-
-def _edge_report(edge: PlannedEdge, sides: Sequence[Mapping[str, Any]], *, closed: bool) -> EdgeReport:
-    published = max((side["published"] for side in sides), default=0)
-    delivered = max((side["delivered"] for side in sides), default=0)
-    dropped: dict[str, int] = {}
-    for side in sides:
-        for reason, count in side["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    under_way = published - delivered - sum(dropped.values())
-    if closed and under_way > 0:
-        dropped["stopped"] = dropped.get("stopped", 0) + under_way
-    p50, p99 = latencies(side["latency"] for side in sides)
-    same = edge.producer.place == edge.consumer.place
-    return EdgeReport(
-        name=edge.name,
-        delivery=str(edge.delivery),
-        lane="ipc, inline" if same else "ipc + tcp, inline: two hosts",
-        published=published,
-        delivered=delivered,
-        dropped=dropped,
-        bytes=max((side["bytes"] for side in sides), default=0),
-        latency_p50_s=p50,
-        latency_p99_s=p99,
-    )
-
-
 def start(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL) -> Session:
     """Start a pipeline in processes of its own."""
     if on == INLINE:
@@ -549,14 +476,16 @@ def start(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL) -> Session:
 def run(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, duration_s: float | None = None) -> Report:
     """Run a pipeline to its end, or for a while."""
     if on == INLINE:
-        return _inline_report(inline.run_inline(pipeline, duration_s=duration_s))
+        return inline_report(inline.run_inline(pipeline, duration_s=duration_s))
     session = start(pipeline, on=on)
     with session:
         if duration_s is None:
             return session.wait()
         try:
             return session.wait(duration_s)
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, NodeError):  # a node's own, and no end of the time
+                raise
             return session.stop()
 
 
@@ -580,19 +509,3 @@ def process(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], *, on
 def open_inline(pipeline: Pipeline) -> inline.Inline:
     """Initialize a pipeline's nodes in this process."""
     return inline.open_inline(pipeline)
-
-
-def _inline_report(result: inline.InlineResult) -> Report:
-    nodes = tuple(
-        NodeReport(count.name, INLINE, os.getpid(), "trusted", True, "", "ended", count.frames_in, count.frames_out)
-        for count in result.nodes
-    )
-    edges = tuple(
-        EdgeReport(
-            edge.name, edge.delivery, INLINE, edge.published, edge.delivered, edge.dropped, edge.bytes, None, None
-        )
-        for edge in result.edges
-    )
-    sources = {edge.name.split(".")[0] for edge in result.edges}
-    frames = sum(node.frames_in for node in nodes if node.name not in sources)
-    return Report(nodes, edges, result.seconds, frames)

@@ -272,7 +272,7 @@ class Host:
         node = self._add_node(session, request, endpoint, warm=warm)
 
         def started() -> None:
-            reason = "" if warm else "no spare process was ready"
+            reason = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
             reply(messages.Started(worker.pid, worker.level.word, warm, reason))
 
         worker.on_ready = started
