@@ -8,6 +8,7 @@ import mmap
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -67,8 +68,9 @@ def test_both_sides_count_what_they_drop() -> None:
     with pages(3) as (producer, consumer, host):
         for number, reason in enumerate(REASONS):
             producer.drop(reason, number)
+            producer.drop(reason)
             consumer.drop(reason, 100, by_consumer=True)
-        assert host.dropped() == {reason: number + 100 for number, reason in enumerate(REASONS)}
+        assert host.dropped() == {reason: number + 101 for number, reason in enumerate(REASONS)}
 
 
 def test_a_reason_that_is_none_is_refused() -> None:
@@ -132,11 +134,12 @@ def test_nothing_counted_has_no_percentile() -> None:
 
 
 def test_a_closed_page_is_not_written_to() -> None:
-    """After `close` a late writer gets an error, not another mapping's memory."""
+    """After `close` a late writer gets an error, not another mapping's memory; nothing stays mapped."""
     with pages() as (page,):
         page.close()
         with pytest.raises(ValueError, match="released"):
             page.drop("late")
+        assert "rmbus-counters" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_descriptor_that_is_no_page_is_refused() -> None:

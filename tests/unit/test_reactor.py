@@ -28,12 +28,13 @@ class Poller:
 
     def __init__(self) -> None:
         self.waits: list[int | None] = []
+        self.sources: set[object] = set()
 
-    def register(self, _source: object, _events: int) -> None:
-        return
+    def register(self, source: object, _events: int) -> None:
+        self.sources.add(source)
 
-    def unregister(self, _source: object) -> None:
-        return
+    def unregister(self, source: object) -> None:
+        self.sources.remove(source)
 
     def poll(self, timeout_ms: int | None) -> list[tuple[object, int]]:
         self.waits.append(timeout_ms)
@@ -142,6 +143,21 @@ def test_a_source_has_one_callback(reactor: Reactor, pipe: tuple[int, int]) -> N
     os.write(writer, b"x")
     _rounds(reactor, 1)
     assert called == ["new"]
+
+
+def test_who_is_removed_does_not_wake_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that nobody watches, and that stays readable, must not turn each wait into a busy one."""
+    poller = Poller()
+    monkeypatch.setattr(zmq, "Poller", lambda: poller)
+    reactor = Reactor()
+    own = set(poller.sources)
+    reactor.add(0, lambda: None)
+    assert poller.sources == {0, *own}
+    reactor.remove(0)
+    reactor.remove(0)
+    assert poller.sources == own
+    reactor.close()
+    assert not poller.sources
 
 
 def test_calls_of_other_threads_wake_it_and_keep_their_order(reactor: Reactor) -> None:
