@@ -384,11 +384,13 @@ class Join(Message):
     """A process that was started by hand asks to become a node of this host.
 
     Attributes:
+        token: from the connection file: whoever can read that is the user.
         session, node: a node that a client has announced with `start` and `by_hand`; else "".
         inputs, outputs: port to topic, where it joins by topics alone.
     """
 
     name: str = attrs.field(validator=fields.name)
+    token: str = attrs.field(default="", repr=False)
     session: str = attrs.field(default="", validator=fields.session)
     node: int = attrs.field(default=0, validator=_number)
     inputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
