@@ -21,9 +21,9 @@ import attrs
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from rmbus.errors import Closed, MalformedFrame
+from rmbus.errors import Closed, MalformedFrame, ProtocolError
 from rmbus.protocol import lane, messages
-from rmbus.protocol.codec import pack, unpack
+from rmbus.protocol.codec import pack
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import KeyGuard
 from rmbus.transport.sockets import Curve, Socket, adopt, open_socket
@@ -32,6 +32,7 @@ from rmbus.transport.umbilical import Umbilical, close_all
 Parts = list[zmq.Frame]
 Key = bytes
 
+MAX_KEY_BYTES: Final = 256
 MAX_UNCLAIMED: Final = 1000
 """Openings of a peer, and marks of producers, that wait for the host's word about their edge."""
 
@@ -178,9 +179,10 @@ class Gateway:
             route = frames[0].bytes
             bridge = self._routes.get(route)
             if bridge is None:
-                message = lane.decode([frame.buffer for frame in frames[1:]])
-                if message.type == lane.Type.MARK:
-                    self._marked(message.header, frames)
+                with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
+                    message = lane.decode([frame.buffer for frame in frames[1:]])
+                    if message.type == lane.Type.MARK:
+                        self._marked(message.header, frames)
                 continue  # anything else is of an edge that has been taken down
             self._send(bridge, [bridge.key, *frames[1:]])
 
@@ -224,13 +226,14 @@ class Gateway:
 
     def _from_peer(self, dealer: Socket) -> None:
         for frames in _drain(dealer):
-            self._deliver(frames)
+            if len(frames) > 1:
+                self._deliver(frames)
 
     def _from_peers(self, listener: Socket) -> None:
         for frames in _drain(listener):
             if len(frames) == 4 and len(frames[1]) == 0:
                 self._opened(frames, Peer(listener, frames[0].bytes))
-            else:
+            elif len(frames) > 2:
                 self._deliver(frames[1:])
 
     def _opened(self, frames: Parts, peer: Peer) -> None:
@@ -238,11 +241,10 @@ class Gateway:
         connection = int(frames[1].get(zmq.SRCFD))
         self._connections.setdefault(connection, set()).add(frames[0].bytes)
         key, token = frames[2].bytes, frames[3].bytes
-        unpack(key, limit=256, what="the name of an edge")
         bridge = self._bridges.get(key)
         if bridge is not None:
             self._claim(bridge, peer, token)
-        elif len(self._unclaimed) < MAX_UNCLAIMED:
+        elif len(self._unclaimed) < MAX_UNCLAIMED and len(key) <= MAX_KEY_BYTES:
             self._unclaimed[key] = (peer, token)
 
     def _claim(self, bridge: Bridge, peer: Peer, token: bytes) -> None:

@@ -15,6 +15,7 @@ from rmbus.protocol.topics import check_pattern, check_topic
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 _SESSION: Final = re.compile(r"[0-9A-Za-z_-]{0,64}")
+_KEY: Final = re.compile(rf"[0-9a-f]{{0,{2 * MAX_TOKEN_BYTES}}}")
 _ADDRESS: Final = re.compile(r"([0-9a-f]{64})?")
 
 
@@ -60,6 +61,12 @@ def token(_: Any, attribute: attrs.Attribute[Any], value: bytes) -> None:
     """Check the length of an edge's token."""
     if not MIN_TOKEN_BYTES <= len(value) <= MAX_TOKEN_BYTES:
         raise MalformedFrame(f"{attribute.name} has {len(value)} bytes, and has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}")
+
+
+def key(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check the form of a shared key in hex; none at all passes. The key itself is in no error."""
+    if not _KEY.fullmatch(value):
+        raise MalformedFrame(f"{attribute.name} is not hex digits in lower case, {2 * MAX_TOKEN_BYTES} at most")
 
 
 def topic(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:

@@ -390,7 +390,7 @@ class Join(Message):
     """
 
     name: str = attrs.field(validator=fields.name)
-    token: str = attrs.field(default="", repr=False)
+    token: str = attrs.field(default="", repr=False, validator=fields.key)
     session: str = attrs.field(default="", validator=fields.session)
     node: int = attrs.field(default=0, validator=_number)
     inputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)

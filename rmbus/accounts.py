@@ -43,9 +43,18 @@ class Accounts:
 
     @property
     def all_wait(self) -> bool:
-        """Whether every node waits, and at least one of them for room."""
-        doing = [node["doing"] for node in self.nodes.values() if node["doing"] != "ended"]
-        return "blocked" in doing and all(each in ("blocked", "waiting") for each in doing)
+        """Whether every node waits, at least one of them for room, and none for a frame that is on its way to it."""
+        doing = {number: node["doing"] for number, node in self.nodes.items() if node["doing"] != "ended"}
+        idle = {number for number, state in doing.items() if state == "waiting"}
+        if any(self._under_way(sides) for sides in self.edges.values() if idle & {side["consumer"] for side in sides}):
+            return False  # it was stopped, or is slow to wake
+        return "blocked" in doing.values() and all(each in ("blocked", "waiting") for each in doing.values())
+
+    @staticmethod
+    def _under_way(sides: Sequence[Account]) -> bool:
+        return _most(sides, "published") > _most(sides, "delivered") + sum(
+            sum(side["dropped"].values()) for side in sides
+        )
 
     def waiting(self, plan: Plan) -> list[str]:
         """Say of each edge who waits for what."""
@@ -119,6 +128,7 @@ def _edge_report(edge: PlannedEdge, sides: Sequence[Account], *, closed: bool) -
     for side in sides:
         for reason, count in side["dropped"].items():
             dropped[reason] = dropped.get(reason, 0) + count
+    published = max(published, delivered + sum(dropped.values()))  # where the producer's host is lost, it tells no more
     under_way = published - delivered - sum(dropped.values())
     if closed and under_way > 0:
         dropped["stopped"] = dropped.get("stopped", 0) + under_way

@@ -172,7 +172,10 @@ def node_error(
             cls = type(original.__name__, (NodeError, original), {"__module__": original.__module__})
         except TypeError:  # the layouts of the two conflict: the name still tells
             cls = NodeError
-    error = cls.__new__(cls)
+    try:
+        error = cls.__new__(cls)
+    except TypeError:  # the original's own __new__ wants arguments (ExceptionGroup)
+        error = NodeError.__new__(NodeError)
     NodeError.__init__(
         error,
         message,

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import attrs
+
 from rmbus.client import rebuilt
 from rmbus.errors import Broken, ConnectFailed, ProtocolError, RmbusError
 from rmbus.node import Node, node_name, ports
@@ -69,7 +71,7 @@ def serve(node: Node, connection: Connection, join: messages.Join) -> None:
         end.close()
         raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
     umbilical = Umbilical(end)
-    umbilical.send(join)
+    umbilical.send(attrs.evolve(join, token=connection.token))
     _, message, descriptors = umbilical.receive()
     if isinstance(message, messages.Refused):
         raise rebuilt(message, connection.address)

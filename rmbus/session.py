@@ -101,16 +101,17 @@ class Session:
         self._changed = threading.Condition()
         self._linked: set[int] = set()
         self._failure: BaseException | None = None
-        self._secondary: tuple[NodeError, float] | None = None
+        self._secondary: tuple[RmbusError, float] | None = None
         self._cut_short: NodeError | None = None
         self._final: Report | None = None
+        self._told: dict[HostClient, Mapping[str, Any]] = {}
         self._moved = (0, time.monotonic())
         self._reactor = Reactor()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._clients: dict[str, HostClient] = {}
         self._embedded: EmbeddedHost | None = None
         self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._reactor.run, name="rmbus-session", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="rmbus-session", daemon=True)
         self._thread.start()
         try:
             self._launch()
@@ -318,6 +319,13 @@ class Session:
         edges = [f"edge {edge.name}" for edge in self._plan.edges if edge.number in wanted - self._linked]
         return ", ".join(nodes + edges)
 
+    def _serve(self) -> None:
+        """Run the reactor; if it fails, so does the session: nobody may wait for it in vain."""
+        try:
+            self._reactor.run()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._failed_here(error)
+
     # --- events, in the reactor's thread -----------------------------------------------------------------------------
 
     def _event(self, client: HostClient, message: messages.Message) -> None:
@@ -334,7 +342,10 @@ class Session:
             elif isinstance(message, messages.Draining):
                 self._drain_for(client, message.reason)
             elif isinstance(message, messages.PeerLost):
-                self._fail(HostError(f"the connection between machines was lost: {message.peer}", host=client.name))
+                names = ", ".join(edge.name for edge in self._plan.edges if edge.number in message.edges)
+                lost = f"the connection between the gateways of {client.name} and {message.peer} was lost"
+                error = HostError(lost + (f", which carried {names}" if names else ""), host=client.name)
+                self._secondary = self._secondary or (error, time.monotonic())  # a host that is lost tells more
             self._changed.notify_all()
 
     def _drain_for(self, client: HostClient, reason: str) -> None:
@@ -351,7 +362,7 @@ class Session:
         if message.state in ("ready", "ended"):
             return
         error = node_error(
-            message.message or f"the node's process has ended: {message.status}",
+            message.message or (f"the node's process has ended: {message.status}" if message.status else "no message"),
             node=run.plan.name,
             host=client.name,
             type_name=message.type_name,
@@ -413,8 +424,10 @@ class Session:
     def _accounts(self) -> Accounts:
         accounts = Accounts()
         for client in self._clients.values():
-            with contextlib.suppress(RmbusError, TimeoutError):  # that host is lost, and what it knew with it
-                accounts.add(client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value)
+            with contextlib.suppress(RmbusError, TimeoutError):  # that host is lost: what it told last stands
+                self._told[client] = client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value
+            if client in self._told:
+                accounts.add(self._told[client])
         return accounts
 
     def _collect(self, error: BaseException | None = None) -> Report:
@@ -455,6 +468,7 @@ class Session:
         self._reactor.call_soon(lambda: self._close_clients(closed))
         closed.wait(2.0)
         self._thread.join(2.0)
+        self._reactor.close()
         if self._embedded is not None:
             self._embedded.close()
         self._context.destroy(linger=0)

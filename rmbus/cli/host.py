@@ -104,7 +104,8 @@ def check_listen(address: str, keys: tuple[str, ...]) -> None:
         Misuse: it is none, or is open to other machines while nobody is known who may come.
     """
     place, colon, port = address.removeprefix("tcp://").rpartition(":")
-    if not address.startswith("tcp://") or not place or not colon or not (port == "*" or port.isdecimal()):
+    is_port = port == "*" or (port.isdecimal() and int(port) < 65536)
+    if not address.startswith("tcp://") or not place or not colon or not is_port:
         raise Misuse(f"{address!r} is no address to listen on: write tcp://HOST:PORT, such as tcp://127.0.0.1:7700")
     if not keys and not _is_loopback(place):
         raise Misuse(

@@ -70,9 +70,9 @@ class Control:
         self._clients: dict[tuple[Socket, bytes], Client] = {}
         self._sockets: list[Socket] = []
 
-    def listen_local(self, path: Path) -> str:
-        """Listen for clients of this machine; the folder's mode says who may come."""
-        opened = open_socket(self._context, zmq.ROUTER, max_bytes=MAX_MESSAGE_BYTES)
+    def listen_local(self, path: Path, curve: Curve) -> str:
+        """Listen for clients of this machine; with keys, since a confined node may reach the socket."""
+        opened = open_socket(self._context, zmq.ROUTER, curve=curve, max_bytes=MAX_MESSAGE_BYTES)
         adopt(opened, listen_unix(path).detach(), str(path))
         self._watch(opened)
         return f"ipc://{path}"
@@ -119,7 +119,11 @@ class Control:
                 return
             if len(frames) < 2:
                 continue
-            client = self._client(opened, frames[0].bytes, int(frames[1].get(zmq.SRCFD)))
+            try:
+                connection = int(frames[1].get(zmq.SRCFD))
+            except zmq.ZMQError:
+                continue  # the connection has gone meanwhile
+            client = self._client(opened, frames[0].bytes, connection)
             self._answer(client, frames[1].bytes, frames[2].bytes if len(frames) > 2 else b"")
 
     def _client(self, opened: Socket, route: bytes, connection: int) -> Client:

@@ -7,6 +7,7 @@ death signals of parents are of the thread.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
-from rmbus.host.workers import Child
+from rmbus.host.workers import Child, adopt_strays, started
 from rmbus.protocol import messages
 from rmbus.protocol.version import VERSIONS, negotiate
 from rmbus.shipping.store import Store
@@ -79,6 +80,8 @@ class Host:
         runfolder.sweep()
         self.folder = RunFolder()
         self._janitor = janitor.start(self.folder)
+        started.add(self._janitor.pid)
+        adopt_strays()
         self._on_up = on_up
         self._context: zmq.Context[Socket] = zmq.Context()
         self._sessions: dict[str, HostedSession] = {}
@@ -89,14 +92,16 @@ class Host:
         self._draining = ""
         self._public, self._secret = make_pair()
         self._client_public, self._client_secret = make_pair()
-        self._guard: KeyGuard | None = None
+        self._token = secrets.token_hex(16)
         self._store = Store(settings.store or self.folder.path / "store")
         self._store.sweep()
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
-        self._hands = Hands(self.reactor, self.folder, self._endpoint_folder, self._directory, self._announced)
+        self._hands = Hands(
+            self.reactor, self.folder, self._endpoint_folder, self._directory, self._token, self._announced
+        )
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
             messages.Hello: self._hello,
             messages.Ping: self._ping,
@@ -115,12 +120,13 @@ class Host:
 
     def serve(self) -> None:
         """Serve until `end` was called and everything is down."""
-        self._local = self._control.listen_local(self.folder.path / "client.sock")
+        keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
+        self._guard = KeyGuard(self._context, keys)
+        curve = Curve(self._public, self._secret)
+        self._local = self._control.listen_local(self.folder.path / "client.sock", curve)
         self._hands.listen()
         if self.settings.listen:
-            keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
-            self._guard = KeyGuard(self._context, keys)
-            self._address = self._control.listen(self.settings.listen, Curve(self._public, self._secret))
+            self._address = self._control.listen(self.settings.listen, curve)
             listen = self.settings.listen.rpartition(":")[0] + ":*"
             clients = [key.decode() for key in keys]
             self._gateway.start(listen, clients, on_listening=self._up)
@@ -164,6 +170,7 @@ class Host:
             server=self._public.decode(),
             public=self._client_public.decode(),
             secret=self._client_secret.decode(),
+            token=self._token,
         )
         connection.write(self.folder.path)
         self._on_up(connection)
@@ -171,12 +178,14 @@ class Host:
     def _close(self) -> None:
         self._control.close()
         self._gateway.close()
-        if self._guard is not None:
-            self._guard.close()
+        self._guard.close()
         self._context.destroy(linger=300)
         assert self._janitor.stdin is not None
         self._janitor.stdin.close()  # it kills what is left and removes the folder
         self._janitor.wait()
+        if self.folder.path.exists():  # the janitor was killed before
+            runfolder.kill_noted(self.folder.path)
+            self.folder.remove()
 
     # --- processes ---------------------------------------------------------------------------------------------------
 

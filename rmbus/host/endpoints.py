@@ -70,6 +70,8 @@ class Pool:
     def take(self) -> tuple[Endpoint, bool]:
         """Return a process, and whether it was warm: ready before it was asked for."""
         if not self._spares:
+            if self._refill:
+                self._add()
             return self._spawn(), False
         spare = next((spare for spare in self._spares if spare.worker.is_ready), self._spares[0])
         self._spares.remove(spare)
@@ -91,3 +93,8 @@ class Pool:
     def _lost(self, spare: Endpoint) -> None:
         if spare in self._spares:
             self._spares.remove(spare)
+            if (
+                self._refill and not self._closed and spare.worker.is_ready
+            ):  # else it could not start, nor would another
+                self._add()
+        spare.remove()

@@ -27,20 +27,26 @@ class GatewayChild:
         self._process: Endpoint | None = None
         self._sessions: dict[str, HostedSession] = {}
         self._on_listening: Callable[[], None] | None = None
+        self._listen = ""
+        self._clients: list[str] = []
+        self._is_up = False
+        self._is_closed = False
 
     def start(self, listen: str, clients: Sequence[str], *, on_listening: Callable[[], None] | None = None) -> Endpoint:
         """Start the process; `on_listening` is called once it is up."""
+        self._listen, self._clients = listen, list(clients)
         self._on_listening = on_listening
+        self._is_up = False
         self._process = self._spawn()
         worker = self._process.worker
         worker.on_message = self._said
         worker.on_exit = self._exited
-        worker.send(messages.GatewayJob(listen, self.public, self._secret, list(clients)))
+        worker.send(messages.GatewayJob(listen, self.public, self._secret, self._clients))
         return self._process
 
     def ensure(self) -> Endpoint:
         """Return the process, started if it is not."""
-        return self._process or self.start("", [])
+        return self._process or self.start(self._listen, self._clients)
 
     def attend(self, session: HostedSession) -> None:
         """Tell a session of what befalls its edges."""
@@ -53,11 +59,13 @@ class GatewayChild:
 
     def close(self) -> None:
         """End the process."""
+        self._is_closed = True
         if self._process is not None:
             self._process.worker.kill()
 
     def _said(self, message: messages.Message) -> None:
         if isinstance(message, messages.Listening):
+            self._is_up = True
             self.endpoint = message.endpoint
             if self._on_listening is not None:
                 self._on_listening()
@@ -65,8 +73,14 @@ class GatewayChild:
             self._sessions[message.session].tell(message)
 
     def _exited(self, status: str) -> None:
-        self._process = None
+        """The gateway is gone: its sessions are told; a host that listens gets a new one, at the same address."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.remove()
         for session in self._sessions.values():
             session.tell(messages.PeerLost(session.name, f"the gateway has ended ({status})", []))
-        if self._on_listening is not None and not self.endpoint:
+        if self._is_closed or not self._listen:
+            return
+        if not self._is_up:
             raise HostError(f"the gateway could not start: {status}")
+        self.start(self.endpoint, self._clients)

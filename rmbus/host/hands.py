@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Callable
@@ -74,12 +75,14 @@ class Hands:
         folder: RunFolder,
         make_folder: Callable[[], Path],
         directory: Directory,
+        token: str,
         announced: Callable[[Endpoint, messages.Join], None],
     ) -> None:
         self._reactor = reactor
         self._folder = folder
         self._make_folder = make_folder
         self._directory = directory
+        self._token = token
         self._announced = announced
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._workers: set[Worker] = set()
@@ -111,6 +114,8 @@ class Hands:
         try:
             if not isinstance(message, messages.Join):
                 raise HostError(f"a process that joins says so first, not {message.tag!r}")
+            if not secrets.compare_digest(message.token, self._token):
+                raise HostError("a process that joins shows the token of the connection file")
             folder = self._make_folder()
             endpoint = Endpoint(worker, folder, folder)
             if message.session:

@@ -45,6 +45,7 @@ class HostedEdge:
 
     def __init__(self, link: messages.Link) -> None:
         self.link = link
+        self.door: Path | None = None
         self.descriptor = counters.create()
         self.page = Page(self.descriptor)
 
@@ -65,7 +66,9 @@ class HostedEdge:
         }
 
     def close(self) -> None:
-        """Give the page back."""
+        """Give the page back, and take the door away: a gateway's folder outlives the session."""
+        if self.door is not None:
+            self.door.unlink(missing_ok=True)
         self.page.close()
         os.close(self.descriptor)
 
@@ -105,7 +108,7 @@ class HostedSession:
         edge = HostedEdge(link)
         self.edges[link.edge] = edge
         listener = consumer.listener()
-        door = producer.door_to(consumer)
+        door = edge.door = producer.door_to(consumer)
         if link.consumer == -1:
             self._bridge(consumer, link, str(consumer.inbox), listener)
         else:

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rmbus.errors import Broken, Closed, ProtocolError
 from rmbus.host.jail import died_of
 from rmbus.host.levels import Level
 from rmbus.host.logs import LineLimiter
 from rmbus.protocol import messages
+from rmbus.runtime import kernel
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder, kill_session
 from rmbus.transport.umbilical import Umbilical, close_all
@@ -131,6 +133,7 @@ class Child(Worker):
         finally:
             theirs.close()
             os.close(write_end)
+        started.add(self._process.pid)
         folder.note_process(self._process.pid)
         super().__init__(reactor, umbilical, self._process.pid, level)
         self.is_ready = False
@@ -181,8 +184,10 @@ class Child(Worker):
             self.on_lines(lines, suppressed)
 
     def _exited(self) -> None:
+        started.discard(self._process.pid)
         number = died_of(self.level, status := self._process.wait())
-        kill_session(self._process.pid)  # what its code has forked ends with it
+        kill_session(self._process.pid)  # what its code has forked ends with it,
+        end_strays()  # also where that has begun a session of its own
         self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
 
     def _end(self, status: str) -> None:
@@ -196,6 +201,25 @@ class Child(Worker):
 
         self.on_exit = last_words
         super()._end(status)
+
+
+def adopt_strays() -> None:
+    """Become the parent of whatever outlives its own parent below this process, so that it can be ended."""
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_strays() -> None:
+    """Kill and reap children that this process has not started itself: they have lost the node that did."""
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, tasks.read_text().split()):
+            if pid not in started:
+                _kill(pid)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+
+started: set[int] = set()
+"""The children that this process has started."""
 
 
 def _kill(pid: int) -> None:

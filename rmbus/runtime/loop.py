@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Final
 import zmq
 
 from rmbus.delivery import Delivery
-from rmbus.errors import Broken, RmbusError
+from rmbus.errors import Broken, ProtocolError, RmbusError
 from rmbus.media import Frame
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
@@ -287,16 +288,22 @@ class NodeLoop:
                 frames = receiver.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
-            route = frames[0].bytes
-            message = lane.decode([frame.buffer for frame in frames[1:]])
-            if message.type == lane.Type.FRAME and route in self._routes:
-                self._inbox.append(self._routes[route].receive(message))
-            elif message.type == lane.Type.MARK and message.header in self._tokens:
-                self._mark(self._tokens[message.header], route, message.number)
-            elif message.type == lane.Type.MARK and len(self._early) < MAX_EARLY:
-                self._early[message.header] = (route, message.number)  # quicker than the host's word of its edge
-            else:
-                raise Broken("a stranger spoke on the lane: its token is not of any edge of this node")
+            route, parts = frames[0].bytes, [frame.buffer for frame in frames[1:]]
+            link = self._routes.get(route)
+            if link is not None:
+                self._inbox.append(link.receive(lane.decode(parts)))
+                continue
+            with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
+                self._introduced(route, lane.decode(parts))
+
+    def _introduced(self, route: bytes, message: lane.Message) -> None:
+        """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""
+        if message.type != lane.Type.MARK:
+            return
+        if message.header in self._tokens:
+            self._mark(self._tokens[message.header], route, message.number)
+        elif len(self._early) < MAX_EARLY:
+            self._early[message.header] = (route, message.number)  # quicker than the host's word of its edge
 
     def _mark(self, link: InputLink, route: bytes, epoch: int) -> None:
         """A producer has shown an edge's token: what comes by this route is that edge's."""

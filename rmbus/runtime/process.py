@@ -83,7 +83,7 @@ class Process:
     def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
         from rmbus.media import read_only_advice
 
-        name, message = type_name(error), str(error)
+        name, message = type_name(error), text_of(error)
         advice = read_only_advice(error)
         if advice is not None:
             message = f"{message}: {advice}"
@@ -170,13 +170,27 @@ def obey(
         raise RmbusError(f"a node does not take {message.tag!r} messages")
 
 
+def text_of(error: BaseException) -> str:
+    """Return an error's message, as text that can be sent, also where its own `str()` fails."""
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001 - the supervisor around user code
+        text = f"(its message cannot be had: str() raised {type(second).__name__})"
+    return sendable(text)
+
+
+def sendable(text: str) -> str:
+    """Return text with what UTF-8 cannot hold escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def describe(error: BaseException) -> str:
     """Return the traceback as text, without the frames of this runtime that stand before the user's."""
     told = traceback.TracebackException.from_exception(error)
     ours = str(Path(__file__).parent)
     while len(told.stack) > 1 and told.stack[0].filename.startswith(ours):
         del told.stack[0]
-    return "".join(told.format())
+    return sendable("".join(told.format()))
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ class Connection:
     Attributes:
         address: `tcp://…` or `ipc://…`. server: the host's public key. public, secret: the client's pair.
         identity: unique to this run of the host. pid: its process. name: what it is called.
-        local: the `ipc` address for clients on this machine.
+        local: the `ipc` address for clients on this machine. token: shown by processes that join by `host.sock`.
     """
 
     address: str
@@ -42,6 +42,7 @@ class Connection:
     pid: int
     name: str = ""
     local: str = ""
+    token: str = attrs.field(default="", repr=False)
     server: str = ""
     public: str = ""
     secret: str = attrs.field(default="", repr=False)
@@ -49,7 +50,7 @@ class Connection:
     @property
     def curve(self) -> Curve | None:
         """The keys, as a socket takes them; None where the address needs none."""
-        if not self.server or self.address.startswith("ipc:"):
+        if not self.server:
             return None
         return Curve(self.public.encode(), self.secret.encode(), self.server.encode())
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import Count, Double, Echo, Fail, Fork, Negative, Pair, Shout, Spark, Take, TwoSounds
+from streams import Count, Double, Echo, Fail, Fork, Negative, Odd, Pair, Shout, Spark, Take, TwoSounds
 from watch import ended
 
 from rmbus import Data, Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest
@@ -146,6 +146,23 @@ def test_what_a_node_has_forked_ends_with_it() -> None:
     _, lines = run(Count(1) >> Fork() >> Take())
     (child,) = got(lines)
     assert ended(child, time.monotonic() + 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "wanted"),
+    [
+        ("group", ExceptionGroup, "two of them"),
+        ("mute", RuntimeError, "its message cannot be had"),
+        ("surrogate", ValueError, "bad \\\\udc80 text"),
+        ("exit", NodeError, "SystemExit"),
+    ],
+)
+def test_odd_failures_arrive_too(how: str, kind: type[Exception], wanted: str) -> None:
+    """Groups, errors whose text cannot be had or sent, and exits: each is told, and nobody waits in vain."""
+    with pytest.raises(NodeError, match=wanted) as caught:
+        run(Count(3) >> Odd(how) >> Take())
+    assert caught.value.node == "odd"
+    assert isinstance(caught.value, NodeError if how == "group" else kind)
 
 
 def test_duration_drains() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -108,6 +109,27 @@ class Spark(Node):
 
     def process(self, frame: Any, port: str) -> Any:
         return frame.value
+
+
+class Mute(RuntimeError):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+class Odd(Node):
+    """Fails in a way that is hard to tell."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def process(self, frame: Any) -> None:
+        if self.how == "group":
+            raise ExceptionGroup("two of them", [ValueError("a"), KeyError("b")])
+        if self.how == "mute":
+            raise Mute
+        if self.how == "surrogate":
+            raise ValueError("bad \udc80 text")
+        sys.exit()
 
 
 class Fork(Node):
