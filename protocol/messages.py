@@ -20,12 +20,8 @@ from rmbus.protocol.envelope import tags as tags
 from rmbus.protocol.limits import DEFAULT_CREDIT, MAX_CREDIT, MAX_ID, MAX_NUMBER
 
 Fields = dict[str, Any]
-
-_ELSEWHERE: Final = -1
-"""The number of a node that is on another host, and of the edge of an input that a topic feeds."""
-
 _number = fields.number(0, MAX_NUMBER)
-_number_or_elsewhere = fields.number(_ELSEWHERE, MAX_NUMBER)
+_number_or_elsewhere = fields.number(-1, MAX_NUMBER)  # -1: a node on another host, or no edge but a topic
 _delivery = fields.one_of("latest", "drop_oldest", "reliable")
 _frames = fields.number(1, MAX_NUMBER)
 _credit = fields.number(1, MAX_CREDIT)
