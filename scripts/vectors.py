@@ -38,7 +38,7 @@ def to_json(value: object) -> Value:
         array = cast("NDArray[Any]", value)
         return {"array": array.dtype.str, "items": array.tolist()}
     if isinstance(value, dict):
-        held: dict[Any, Any] = value
+        held: dict[Any, Any] = {**value}
         if all(isinstance(key, str) for key in held):
             return {key: to_json(item) for key, item in held.items()}
         return {"map": [[key, to_json(item)] for key, item in held.items()]}
@@ -48,7 +48,7 @@ def to_json(value: object) -> Value:
 def from_json(value: Value) -> Any:
     """Return the value of the wire that JSON holds."""
     if isinstance(value, list):
-        items: list[Any] = value
+        items: list[Any] = [*value]
         return [from_json(item) for item in items]
     if not isinstance(value, dict):
         return value
