@@ -51,8 +51,11 @@ class Peer:
 
     def send(self, parts: list[bytes | zmq.Frame]) -> None:
         """Send to the peer; what cannot be delivered is lost with the peer, which its monitor tells."""
-        with contextlib.suppress(zmq.Again):
+        try:
             self.socket.send_multipart([self.route, *parts] if self.route else parts, zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
 
 
 @attrs.define(eq=False)
@@ -227,14 +230,14 @@ class Gateway:
     def _from_peer(self, dealer: Socket) -> None:
         for frames in _drain(dealer):
             if len(frames) > 1:
-                self._deliver(frames)
+                self._deliver(frames, dealer, None)
 
     def _from_peers(self, listener: Socket) -> None:
         for frames in _drain(listener):
             if len(frames) == 4 and len(frames[1]) == 0:
                 self._opened(frames, Peer(listener, frames[0].bytes))
             elif len(frames) > 2:
-                self._deliver(frames[1:])
+                self._deliver(frames[1:], listener, frames[0].bytes)
 
     def _opened(self, frames: Parts, peer: Peer) -> None:
         """A peer opens an edge: it must hold the edge's token."""
@@ -251,10 +254,10 @@ class Gateway:
         if token == bridge.link.token:
             self._join(bridge, peer)
 
-    def _deliver(self, frames: Parts) -> None:
+    def _deliver(self, frames: Parts, source: Socket, route: bytes | None) -> None:
         bridge = self._bridges.get(frames[0].bytes)
-        if bridge is None or bridge.peer is None:
-            return  # the edge has been taken down, or was never opened
+        if bridge is None or bridge.peer is None or (bridge.peer.socket, bridge.peer.route) != (source, route):
+            return  # the edge has been taken down, or is not this peer's
         parts = frames[1:]
         try:
             if bridge.near is not None:

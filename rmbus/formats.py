@@ -234,6 +234,8 @@ def from_wire(value: Mapping[str, Any]) -> Format:
     Raises:
         FormatError: the values are those of no format.
     """
+    if not isinstance(value, Mapping):
+        raise FormatError(f"a format is a map, not {type(value).__name__}")
     name = value.get("kind")
     if name == "any":
         return Any

@@ -145,11 +145,10 @@ class Control:
             if len(blob) > MAX_BLOB_BYTES:
                 raise errors.TooLarge("a blob", len(blob), MAX_BLOB_BYTES)
             number, request = messages.decode(data)
-            if isinstance(request, messages.Hello):
-                client.greeted = True
-            elif not client.greeted:
+            if not client.greeted and not isinstance(request, messages.Hello):
                 raise UnsupportedVersion("say hello first")
             self._serve(client, request, blob, reply)
+            client.greeted = True  # a hello that is refused has raised
         except messages.UnknownTag as error:
             number = error.number
             reply(messages.Refused("ProtocolError", str(error)))

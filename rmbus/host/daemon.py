@@ -19,7 +19,7 @@ import attrs
 import zmq
 
 import rmbus
-from rmbus.errors import HostError, UnsupportedVersion
+from rmbus.errors import HostError, TooLarge, UnsupportedVersion
 from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.endpoints import Endpoint, Pool
@@ -31,6 +31,7 @@ from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
 from rmbus.host.workers import Child, adopt_strays, started
 from rmbus.protocol import messages
+from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 from rmbus.protocol.version import VERSIONS, negotiate
 from rmbus.shipping.store import Store
 from rmbus.transport import runfolder
@@ -39,6 +40,9 @@ from rmbus.transport.runfolder import RunFolder
 from rmbus.transport.security import Connection, KeyGuard, make_pair
 from rmbus.transport.sockets import Curve, Socket
 from rmbus.transport.umbilical import memory_file
+
+MAX_START_BYTES: Final = MAX_DATAGRAM_BYTES - 8192
+"""A `start` goes on to its node within one datagram."""
 
 MAX_EARLY: Final = 64
 """Processes that have joined and wait for the client that announces them."""
@@ -268,6 +272,9 @@ class Host:
             raise HostError(
                 f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name
             )
+        size = len(messages.encode(request))
+        if size > MAX_START_BYTES:
+            raise TooLarge("what is said to start a node", size, MAX_START_BYTES)
         self._check_python(request)
         session = self._session(client, request.session)
         if request.node in session.nodes:
@@ -342,7 +349,7 @@ class Host:
     def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Link)
         gateway = self._gateway.ensure() if -1 in (request.producer, request.consumer) else None
-        session = self._known(request.session)
+        session = self._known(client, request.session)
         session.link(request, gateway)
         if gateway is not None:
             self._gateway.attend(session)
@@ -350,20 +357,21 @@ class Host:
 
     def _go(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Go)
-        self._known(request.session).go()
+        self._known(client, request.session).go()
         reply(messages.Ok())
 
     def _stop(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Stop)
         if request.drain:
-            self._known(request.session).drain()
+            self._known(client, request.session).drain()
         else:
+            self._known(client, request.session)
             self._drop_session(request.session)
         reply(messages.Ok())
 
     def _report(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Report)
-        reply(messages.Ok(self._known(request.session).report()))
+        reply(messages.Ok(self._known(client, request.session).report()))
 
     def _status(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         nodes = sum(len(session.nodes) for session in self._sessions.values())
@@ -380,10 +388,10 @@ class Host:
         if name not in self._sessions:
             self._sessions[name] = HostedSession(name, client.tell)
             self._owners[name] = client
-        return self._sessions[name]
+        return self._known(client, name)
 
-    def _known(self, name: str) -> HostedSession:
-        if name not in self._sessions:
+    def _known(self, client: Client, name: str) -> HostedSession:
+        if name not in self._sessions or self._owners[name] is not client:
             raise HostError(f"the host {self.settings.name} has no session {name}", host=self.settings.name)
         return self._sessions[name]
 
@@ -409,7 +417,7 @@ class Host:
         worker.on_lines = lambda lines, suppressed: session.tell(messages.Log(session.name, number, lines, suppressed))
 
     def _drop_session(self, name: str) -> None:
-        session = self._known(name)
+        session = self._sessions[name]
         session.kill()
         self._gateway.forget(name)
         for node in session.nodes.values():

@@ -104,7 +104,7 @@ class Hands:
         if uid != os.getuid():
             end.close()
             return
-        worker = Worker(self._reactor, Umbilical(end), pid)
+        worker = Worker(self._reactor, Umbilical(end, is_host=True), pid)
         self._workers.add(worker)
         worker.on_exit = lambda status: self._workers.discard(worker)
         worker.on_message = lambda message: self._join(worker, message)

@@ -28,10 +28,9 @@ class LineLimiter:
             The lines that pass, and how many were held back since a line last passed (told once a line passes).
         """
         *whole, rest = (self._rest + data).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            whole, rest = [*whole, rest], b""
-        self._rest = rest
-        return self._pass(whole)
+        pieces = [piece for line in whole for piece in _pieces(line)]
+        *full, self._rest = _pieces(rest)
+        return self._pass(pieces + full)
 
     def finish(self) -> tuple[list[str], int]:
         """The process has ended: return an unfinished last line, and what is still to be told."""
@@ -52,4 +51,9 @@ class LineLimiter:
         self._tokens -= count
         told = self._suppressed if count else 0
         self._suppressed += len(whole) - count - told
-        return [line[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r") for line in whole[:count]], told
+        return [line.decode(errors="replace").rstrip("\r") for line in whole[:count]], told
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """Return a line, in pieces of the greatest length where it is longer."""
+    return [line[place : place + MAX_LINE_BYTES] for place in range(0, len(line), MAX_LINE_BYTES)] or [b""]

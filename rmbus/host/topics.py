@@ -71,7 +71,8 @@ class Directory:
 
     def watch(self, pattern: str, tell: Tell) -> None:
         """Tell of every topic that matches and appears or goes from now on."""
-        self._watches.append(Watch(pattern, tell))
+        if not any(watch.pattern == pattern and watch.tell == tell for watch in self._watches):
+            self._watches.append(Watch(pattern, tell))
 
     def unwatch(self, tell: Tell) -> None:
         """Tell no more."""

@@ -200,7 +200,7 @@ class OutputPort:
             kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra
         )
         self._seq += 1
-        key = bool(extra[0]) if kind == Kind.PACKET else None
+        key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
         self._offer(Item(kind, encode_header(header), payload, key))
 
     def control(self, kind: Kind, extra: Any = None) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import zmq
@@ -105,7 +106,7 @@ class NodeLoop:
         link = InputLink(message.port, page, credit=1, topic=message.topic)
         self._inputs.append(link)
         reader = TopicReader(self._context, message.path, link, on_up)
-        self.reactor.add(reader.socket, lambda: self._inbox.extend(reader.read()))
+        self.reactor.add(reader.socket, partial(self._read_topic, reader))
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -221,8 +222,6 @@ class NodeLoop:
             self._invoker.ended(link.port)
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
-        elif kind == Kind.INTERRUPT:
-            self._interrupted(arrival)
         self._credit(arrival)
 
     def _process(self, arrival: Arrival, frame: Frame) -> None:
@@ -254,6 +253,9 @@ class NodeLoop:
             else:
                 kept.append(waiting)
         self._inbox = kept
+        if self._current is not None and self._current.link is arrival.link:
+            self._held = None
+            self._close_running()
         self._invoker.interrupted()
         for port in self._ports.values():
             port.interrupt()
@@ -291,10 +293,22 @@ class NodeLoop:
             route, parts = frames[0].bytes, [frame.buffer for frame in frames[1:]]
             link = self._routes.get(route)
             if link is not None:
-                self._inbox.append(link.receive(lane.decode(parts)))
+                self._arrived(link.receive(lane.decode(parts)))
                 continue
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
+
+    def _read_topic(self, reader: TopicReader) -> None:
+        for arrival in reader.read():
+            self._arrived(arrival)
+
+    def _arrived(self, arrival: Arrival) -> None:
+        """Take an arrival in; an interrupt overtakes what waits."""
+        if arrival.header.kind == Kind.INTERRUPT:
+            self._interrupted(arrival)
+            self._credit(arrival)
+        else:
+            self._inbox.append(arrival)
 
     def _introduced(self, route: bytes, message: lane.Message) -> None:
         """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""

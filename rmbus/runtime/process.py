@@ -89,8 +89,10 @@ class Process:
             message = f"{message}: {advice}"
         start = self._start
         frame = None if loop is None else loop.frame
-        trace = describe(error)[-60_000:]
-        event = messages.NodeEvent(start.session, start.node, "failed", name, message[:20_000], trace, frame)
+        trace = _last_bytes(describe(error), 60_000)
+        event = messages.NodeEvent(
+            start.session, start.node, "failed", name, _last_bytes(message, 20_000), trace, frame
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(Broken):  # the host is gone, and that may be the failure itself
@@ -177,6 +179,11 @@ def text_of(error: BaseException) -> str:
     except Exception as second:  # noqa: BLE001 - the supervisor around user code
         text = f"(its message cannot be had: str() raised {type(second).__name__})"
     return sendable(text)
+
+
+def _last_bytes(text: str, size: int) -> str:
+    """Return the end of a text that is too long to be sent."""
+    return text.encode()[-size:].decode(errors="ignore")
 
 
 def sendable(text: str) -> str:

@@ -100,7 +100,7 @@ class TopicReader:
                 self._last = message.number
                 self._on_up()
             return None
-        if not self._is_up:
+        if not self._is_up or message.type != lane.Type.FRAME:
             return None  # published before this subscription was known
         arrival = self._link.decode(message)
         if arrival.frame is not None:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from rmbus.delivery import Delivery
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Header, Kind, encode_header
+from rmbus.protocol.limits import MAX_CREDIT
 from rmbus.transport.counters import Edge, Page
 
 MAX_MAILBOX_BYTES: Final = 256 * 1024 * 1024
@@ -94,7 +95,7 @@ class Mailbox:
 
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
-        self._granted = max(self._granted, granted)
+        self._granted = max(self._granted, min(granted, self._sent + MAX_CREDIT))
 
     def acknowledge(self, place: int, granted: int) -> None:
         """The consumer has processed everything up to `place` and grants more."""

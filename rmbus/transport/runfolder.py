@@ -106,7 +106,7 @@ def start_time(pid: int) -> int | None:
 def kill_noted(folder: Path) -> None:
     """Kill the processes that are noted in a run folder and still the same."""
     try:
-        lines = (folder / PROCESSES).read_text(encoding="ascii").splitlines()
+        lines = (folder / PROCESSES).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:

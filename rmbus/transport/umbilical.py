@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from rmbus.errors import Broken, Closed, TooLarge
+from rmbus.errors import Broken, Closed, ProtocolError, TooLarge
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 
@@ -30,6 +30,7 @@ class Umbilical:
     def __init__(self, end: socket.socket, *, is_host: bool = False) -> None:
         self._socket = end
         self.peer_pid = 0
+        self._is_host = is_host
         if is_host:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
@@ -56,7 +57,7 @@ class Umbilical:
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())] if descriptors else []
         )
         try:
-            self._socket.sendmsg([data], ancillary)
+            self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT if self._is_host else 0)
         except OSError as error:
             raise Broken(f"the umbilical is cut: {error}") from error
 
@@ -78,11 +79,16 @@ class Umbilical:
             raise Closed(f"the umbilical is cut: {error}") from error
         descriptors = self._unpack(ancillary)
         if not data:
+            close_all(descriptors)
             raise Closed("the other end of the umbilical is gone")
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             close_all(descriptors)
             raise Broken("a message on the umbilical lost descriptors or bytes (is the limit of open files reached?)")
-        number, message = messages.decode(data)
+        try:
+            number, message = messages.decode(data)
+        except ProtocolError:
+            close_all(descriptors)
+            raise
         return number, message, descriptors
 
     def close(self) -> None:

@@ -73,6 +73,23 @@ class Ground:
     def _ready_spares(self) -> int:
         return sum(_is_ready(pid) for pid in family(self.host.pid))
 
+    def find(self, module: str) -> int:
+        """Return the daemon's child that runs a module."""
+        (pid,) = [pid for pid in family(self.host.pid) if module in _command(pid)]
+        return pid
+
+    def folders(self) -> list[Path]:
+        """Return the run folders that are there."""
+        return sorted(path for path in (self.run / "rmbus").iterdir() if path.is_dir())
+
+    def is_hosts(self, folder: Path) -> bool:
+        """Whether a run folder is the daemon's, and not that of the script's own host."""
+        return bool(json.loads((folder / "connection.json").read_text())["pid"] == self.host.pid)
+
+    def sockets(self) -> list[Path]:
+        """Return every socket file of every host."""
+        return sorted(path for path in self.run.rglob("*.sock") if path.is_socket())
+
     def end_host(self) -> None:
         """End the daemon as a service manager does."""
         if self.host.poll() is None:

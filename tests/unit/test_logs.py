@@ -103,7 +103,6 @@ def test_a_process_that_prints_no_line_end_fills_nothing() -> None:
     assert sum(len(line) for line in lines) <= MAX_LINE_BYTES
 
 
-@pytest.mark.xfail(strict=True, reason="what is beyond the greatest length of a line is thrown away and told nowhere")
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_long_line_is_cut_and_none_of_it_is_lost(end: bytes) -> None:
     """A line of three times the greatest length comes in pieces."""

@@ -226,7 +226,6 @@ def test_when_a_process_started() -> None:
     assert runfolder.start_time(2**22 + 1) is None
 
 
-@pytest.mark.xfail(strict=True, reason="a list that cannot be read ends the sweep, and the host with it")
 def test_a_damaged_list_does_not_end_a_sweep(killed: set[int]) -> None:
     """What a disk or another program has spoilt must not keep every later host from starting."""
     left = abandoned("dead", b"\xff\xfe\n" + NOTED)
