@@ -115,7 +115,12 @@ class Gateway:
         if isinstance(message, messages.GatewayJob):
             self._begin(message)
         elif isinstance(message, messages.Bridge):
-            self._bridge(message, descriptors)
+            try:
+                self._bridge(message, descriptors)
+            except (zmq.ZMQError, ValueError) as error:  # an address or a key that is none
+                link = message.link
+                reason = f"{link.peer or 'this machine'} ({error})"
+                self._umbilical.send(messages.PeerLost(link.session, reason, [link.edge]))
         elif isinstance(message, messages.Stop):
             self._forget(message.session)
         else:
@@ -207,6 +212,8 @@ class Gateway:
 
     def _dial(self, link: messages.Link) -> Peer:
         place = (link.peer, link.public)
+        if not link.peer.startswith("tcp://"):
+            raise ValueError("another gateway is at a tcp:// address")
         if place not in self._dialed:
             curve = Curve(link.public.encode(), link.secret.encode(), link.peer_key.encode())
             dealer = open_socket(self._context, zmq.DEALER, curve=curve, network=True)

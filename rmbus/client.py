@@ -101,7 +101,10 @@ class HostClient:
         Raises:
             RmbusError: what the host refused it with. TimeoutError: no reply in time.
         """
-        return expect(self.request(message, blob).result(timeout_s), reply)
+        try:
+            return expect(self.request(message, blob).result(timeout_s), reply)
+        except TimeoutError:
+            raise TimeoutError(f"host {self.address} did not answer {message.tag!r} within {timeout_s:g} s") from None
 
     def upload(self, address: str, data: bytes) -> int:
         """See to it that the host has a package; return how many bytes were sent."""

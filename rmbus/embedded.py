@@ -38,7 +38,9 @@ class EmbeddedHost:
         finally:
             os.close(writer)
         with os.fdopen(reader, encoding="utf-8") as announced:
-            ready, _, _ = select.select([announced], [], [], timeout_s)
+            waiting = select.poll()  # unlike select() it takes descriptors of any number
+            waiting.register(announced, select.POLLIN)
+            ready = waiting.poll(timeout_s * 1000)
             line = announced.readline() if ready else ""
         if not line:
             self.close()

@@ -19,7 +19,7 @@ from rmbus.runtime.process import Process
 from rmbus.transport import security
 from rmbus.transport.counters import Page
 from rmbus.transport.security import Connection
-from rmbus.transport.umbilical import Umbilical
+from rmbus.transport.umbilical import Umbilical, close_all
 
 
 def find_bus(address: str | None) -> Connection:
@@ -71,14 +71,20 @@ def serve(node: Node, connection: Connection, join: messages.Join) -> None:
         end.close()
         raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
     umbilical = Umbilical(end)
-    umbilical.send(attrs.evolve(join, token=connection.token))
-    _, message, descriptors = umbilical.receive()
-    if isinstance(message, messages.Refused):
-        raise rebuilt(message, connection.address)
-    if not isinstance(message, messages.Job):
-        raise ProtocolError(f"the host answered with {message.tag!r} where a job was due")
+    try:
+        umbilical.send(attrs.evolve(join, token=connection.token))
+        _, message, descriptors = umbilical.receive()
+        if isinstance(message, messages.Refused):
+            raise rebuilt(message, connection.address)
+        if not isinstance(message, messages.Job):
+            raise ProtocolError(f"the host answered with {message.tag!r} where a job was due")
+    except RmbusError:
+        umbilical.close()
+        raise
     gone = Broken(f"the host at {connection.address} has ended")
-    process = Process(umbilical, message, Page(descriptors[message.page]), on_cut=lambda loop: loop.abort(gone))
+    page = Page(descriptors[message.page])
+    close_all(descriptors)
+    process = Process(umbilical, message, page, on_cut=lambda loop: loop.abort(gone))
     try:
         process.run(lambda: node)
     finally:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Protocol
 
+from rmbus.errors import Closed
 from rmbus.media import Frame
 from rmbus.node import Input, Node, Output
 from rmbus.pipeline import Pipeline
@@ -116,32 +117,51 @@ class _Running(Protocol):
 Start = Callable[[Pipeline, Sequence[Node]], _Running]
 
 
-def through_processes(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], start: Start) -> Generator[Frame]:
+def through_processes(
+    pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], start: Start, stop: threading.Event
+) -> Generator[Frame]:
     """Feed the one open input of a pipeline that runs in processes, and yield what its one open output gives.
 
     Args:
         pipeline: the pipeline. items: what to feed.
         start: starts a pipeline, some nodes of which run in this process.
+        stop: set when nobody waits any more.
     """
     entry, end = open_ends(pipeline)
     feeder = type("Feed", (Feed,), {"out": Output(entry.format)})  # the input's format says what an array is
     feed, collect = feeder(items), Collect()
     whole = pipeline | _fed(feed, entry) | _collected(end, collect)
     session = start(whole, [feed, collect])
+
+    def check() -> None:
+        if stop.is_set():
+            raise Closed("nobody waits for the results any more")
+        session.check()
+
     try:
-        yield from collect.take(session.check)
+        yield from collect.take(check)
         session.wait()
     finally:
         collect.close()
         session.kill()
 
 
-async def in_thread(frames: Generator[Frame]) -> AsyncGenerator[Frame]:
-    """Iterate over a blocking generator without blocking the event loop."""
+async def in_thread(frames: Generator[Frame], stop: threading.Event) -> AsyncGenerator[Frame]:
+    """Iterate over a blocking generator without blocking the event loop; `stop` lets a pull of it end soon."""
+    loop = asyncio.get_running_loop()
+    coming: asyncio.Future[Frame | None] | None = None
     try:
-        while (frame := await asyncio.to_thread(next, frames, None)) is not None:
+        while True:
+            coming = loop.run_in_executor(None, next, frames, None)
+            frame = await asyncio.shield(coming)
+            if frame is None:
+                return
             yield frame
     finally:
+        stop.set()
+        if coming is not None:
+            await asyncio.wait([coming])  # a generator cannot be closed while it runs
+            coming.exception()  # of the wait that was given up
         await asyncio.to_thread(frames.close)
 
 

@@ -39,6 +39,9 @@ from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket
 
 START_TIMEOUT_S = 60.0
+SILENT_REPORTS = 3
+"""A host that leaves so many questions for a report unanswered, for 2 s each, is taken for lost."""
+
 CAUSE_S = 1.0
 """How long the failure of a node upstream may take to arrive after a node has said that there was one."""
 
@@ -49,10 +52,13 @@ OnLog = Callable[[str, str, Sequence[str], int], None]
 """Takes what a node printed: its name, its host, the lines, and how many more were held back."""
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # code from elsewhere does not get at the terminal
+
+
 def print_log(node: str, host: str, lines: Sequence[str], suppressed: int) -> None:
     """Print what a node printed to standard error, prefixed with `node@host`."""
     for line in lines:
-        sys.stderr.write(f"{node}@{host} | {line}\n")
+        sys.stderr.write(f"{node}@{host} | {_CONTROL.sub('?', line)}\n")
     if suppressed:
         sys.stderr.write(f"{node}@{host} | … {suppressed} lines suppressed (more than a few hundred a second)\n")
 
@@ -104,6 +110,7 @@ class Session:
         self._secondary: tuple[RmbusError, float] | None = None
         self._cut_short: NodeError | None = None
         self._final: Report | None = None
+        self._silent: dict[HostClient, int] = {}
         self._told: dict[HostClient, Mapping[str, Any]] = {}
         self._moved = (0, time.monotonic())
         self._reactor = Reactor()
@@ -170,10 +177,14 @@ class Session:
     ) -> None:
         if self._final is not None:
             return
-        if error is None:
-            self.stop()
-        else:
+        if error is not None:
             self._finish(error)
+            return
+        try:
+            self.stop()
+        except BaseException as failed:
+            self._finish(failed)
+            raise
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -424,11 +435,22 @@ class Session:
     def _accounts(self) -> Accounts:
         accounts = Accounts()
         for client in self._clients.values():
-            with contextlib.suppress(RmbusError, TimeoutError):  # that host is lost: what it told last stands
-                self._told[client] = client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value
+            with contextlib.suppress(RmbusError):  # that host is lost: what it told last stands
+                self._told[client] = self._ask_report(client)
             if client in self._told:
                 accounts.add(self._told[client])
         return accounts
+
+    def _ask_report(self, client: HostClient) -> Mapping[str, Any]:
+        try:
+            value = client.ask(messages.Report(self.id), messages.Ok, timeout_s=2.0).value
+        except TimeoutError:
+            self._silent[client] = self._silent.get(client, 0) + 1
+            if self._silent[client] >= SILENT_REPORTS:
+                self._failed_here(HostError(f"host {client.address} lives, but answers nothing", host=client.name))
+            raise HostError(f"host {client.address} does not answer", host=client.name) from None
+        self._silent[client] = 0
+        return value
 
     def _collect(self, error: BaseException | None = None) -> Report:
         accounts = self._accounts()
@@ -506,11 +528,12 @@ def run(pipeline: Pipeline, *, on: str | Sequence[str] = LOCAL, duration_s: floa
 def process(pipeline: Pipeline, items: Iterable[Any] | AsyncIterable[Any], *, on: str | Sequence[str]) -> Results:
     """Feed a pipeline's open input and return what its open output gives."""
     if on != INLINE:
+        stop = threading.Event()
 
         def begin() -> Generator[Frame]:
-            return through_processes(pipeline, items, lambda whole, here: Session(whole, on=on, here=here))
+            return through_processes(pipeline, items, lambda whole, here: Session(whole, on=on, here=here), stop)
 
-        return Results(begin, lambda: in_thread(begin()))
+        return Results(begin, lambda: in_thread(begin(), stop))
 
     def begin_inline() -> Generator[Frame]:
         if isinstance(items, AsyncIterable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from hypothesis import settings
 # Machines that share their cores make deadlines lie; continuous integration has to see the same examples every time.
 settings.register_profile("rmbus", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("rmbus")
+
+# A shell that starts its jobs in the background has them ignore SIGINT, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _MARK = "RMBUS_TEST"
 _GRACE_S = 2.0

@@ -29,7 +29,7 @@ from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
-from rmbus.host.workers import Child, adopt_strays, started
+from rmbus.host.workers import MARK, Child, adopt_strays, started
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 from rmbus.protocol.version import VERSIONS, negotiate
@@ -208,10 +208,12 @@ class Host:
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
             program = [sys.executable, "-I", "-m", "rmbus.runtime.process"]
             argv = [*program, str(umbilical), level.word, str(folder), str(os.getpid())]
-            command = spawn_command(level, argv, node_dir=folder, work_dir=work, fds=[umbilical])
+            command = spawn_command(
+                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}
+            )
             return command.start(stdout=output, stderr=output), level
 
-        return Endpoint(Child(self.reactor, self.folder, launch), folder, work)
+        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work)
 
     def _spawn_gateway(self) -> Endpoint:
         folder = self._endpoint_folder()
@@ -221,7 +223,7 @@ class Host:
             command = spawn_command(Level.TRUSTED, argv, node_dir=folder, work_dir=folder, fds=[umbilical])
             return command.start(stdout=output, stderr=output), Level.TRUSTED
 
-        return Endpoint(Child(self.reactor, self.folder, launch), folder, folder)
+        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, folder)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -420,6 +422,9 @@ class Host:
         session = self._sessions[name]
         session.kill()
         self._gateway.forget(name)
+        for waiting in (self._expected, self._early):
+            for key in [key for key in waiting if key[0] == name]:
+                del waiting[key]
         for node in session.nodes.values():
             self._directory.withdraw(node.endpoint)
         session.close()

@@ -81,6 +81,7 @@ class GatewayChild:
             session.tell(messages.PeerLost(session.name, f"the gateway has ended ({status})", []))
         if self._is_closed or not self._listen:
             return
-        if not self._is_up:
+        if not self._is_up and not self.endpoint:
             raise HostError(f"the gateway could not start: {status}")
-        self.start(self.endpoint, self._clients)
+        if self._is_up:  # else its address is taken: the next link that needs it tries again
+            self.start(self.endpoint, self._clients)

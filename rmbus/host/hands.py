@@ -99,12 +99,19 @@ class Hands:
         self._listener.close()
 
     def _accept(self) -> None:
-        end, _ = self._listener.accept()
+        try:
+            end, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone again, or no descriptor is left
         pid, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid != os.getuid():
             end.close()
             return
-        worker = Worker(self._reactor, Umbilical(end, is_host=True), pid)
+        try:
+            worker = Worker(self._reactor, Umbilical(end, is_host=True), pid)
+        except OSError:  # it has ended meanwhile
+            end.close()
+            return
         self._workers.add(worker)
         worker.on_exit = lambda status: self._workers.discard(worker)
         worker.on_message = lambda message: self._join(worker, message)

@@ -73,6 +73,11 @@ class HostedEdge:
         os.close(self.descriptor)
 
 
+def _doing(state: int) -> str:
+    """Return a node's state in a word; the node itself writes it, and may write anything."""
+    return counters.State(state).name.lower() if state in set(counters.State) else "unknown"
+
+
 def _sparse(histogram: list[int]) -> dict[int, int]:
     return {place: count for place, count in enumerate(histogram) if count}
 
@@ -81,7 +86,7 @@ class HostedSession:
     """The part of a session that runs on this host.
 
     Attributes:
-        route: the client's route on the control socket, by which events reach it.
+        tell: sends an event to the client that owns it.
     """
 
     def __init__(self, name: str, tell: Tell) -> None:
@@ -178,7 +183,7 @@ class HostedSession:
         return {
             "node": number,
             "state": node.state,
-            "doing": counters.State(words[counters.Node.STATE]).name.lower(),
+            "doing": _doing(words[counters.Node.STATE]),
             "since": words[counters.Node.SINCE],
             "frames_in": words[counters.Node.FRAMES_IN],
             "frames_out": words[counters.Node.FRAMES_OUT],

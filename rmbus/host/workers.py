@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rmbus.errors import Broken, Closed, ProtocolError
+from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.host.jail import died_of
 from rmbus.host.levels import Level
 from rmbus.host.logs import LineLimiter
@@ -72,8 +72,8 @@ class Worker:
         for message, descriptors in outbox:
             try:
                 self._umbilical.send(message, descriptors)
-            except Broken:
-                self.kill()  # it does not read, or is gone; its exit tells
+            except RmbusError:
+                self.kill()  # it does not read, or is gone, or cannot be told so much at once; its exit tells
             finally:
                 close_all(descriptors)
 
@@ -118,13 +118,14 @@ class Worker:
 
     def _has_words(self) -> bool:
         """Whether the process has said something before it ended that is still unread."""
-        return self._reactor.watches(self._umbilical.fileno()) and bool(select.select([self._umbilical], [], [], 0)[0])
+        return self._reactor.watches(self._umbilical.fileno()) and _is_readable(self._umbilical.fileno())
 
 
 class Child(Worker):
     """A child process with its umbilical, its output and its end."""
 
-    def __init__(self, reactor: Reactor, folder: RunFolder, launch: Launch) -> None:
+    def __init__(self, reactor: Reactor, folder: RunFolder, launch: Launch, mark: str) -> None:
+        self._mark = mark
         umbilical, theirs = Umbilical.pair()
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
@@ -187,7 +188,7 @@ class Child(Worker):
         started.discard(self._process.pid)
         number = died_of(self.level, status := self._process.wait())
         kill_session(self._process.pid)  # what its code has forked ends with it,
-        end_strays()  # also where that has begun a session of its own
+        end_strays(self._mark)  # also where that has begun a session of its own
         self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
 
     def _end(self, status: str) -> None:
@@ -203,20 +204,34 @@ class Child(Worker):
         super()._end(status)
 
 
+def _is_readable(descriptor: int) -> bool:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
 def adopt_strays() -> None:
     """Become the parent of whatever outlives its own parent below this process, so that it can be ended."""
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_strays() -> None:
-    """Kill and reap children that this process has not started itself: they have lost the node that did."""
-    for tasks in Path("/proc/self/task").glob("*/children"):
-        for pid in map(int, tasks.read_text().split()):
-            if pid not in started:
-                _kill(pid)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+def end_strays(mark: str) -> None:
+    """Kill what a node that has ended has left to this process: children not of our own starting that bear its mark.
 
+    Args:
+        mark: what only that node's processes have in their environment.
+    """
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        for pid in set(map(int, tasks.read_text().split())) - started:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+MARK = "RMBUS_NODE"
+"""The environment variable by which the processes of a node are known."""
 
 started: set[int] = set()
 """The children that this process has started."""

@@ -26,6 +26,9 @@ from rmbus.transport.counters import Page, State
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket, adopt, open_socket
 
+TOPIC_FRAMES: Final = 8
+"""Frames of a topic that wait for a slow reader."""
+
 MAX_EARLY: Final = 1024
 """Marks that wait for the host's word about their edge."""
 
@@ -126,6 +129,7 @@ class NodeLoop:
             if link.topic == topic and not link.ended:
                 sys.stderr.write(f"rmbus: topic {topic} has ended: its publisher is gone\n")
                 link.ended = True
+                self._invoker.ended(link.port)
 
     def abort(self, error: RmbusError) -> None:
         """Let `run` raise; called from any thread."""
@@ -299,8 +303,13 @@ class NodeLoop:
                 self._introduced(route, lane.decode(parts))
 
     def _read_topic(self, reader: TopicReader) -> None:
+        """Take in what a topic has; whoever reads too slowly loses the oldest, and it is counted."""
         for arrival in reader.read():
             self._arrived(arrival)
+            waiting = [each for each in self._inbox if each.link is arrival.link and each.frame is not None]
+            if len(waiting) > TOPIC_FRAMES:
+                self._inbox.remove(waiting[0])
+                arrival.link.page.drop("overflow", by_consumer=True)
 
     def _arrived(self, arrival: Arrival) -> None:
         """Take an arrival in; an interrupt overtakes what waits."""

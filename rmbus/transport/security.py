@@ -6,6 +6,7 @@ connection file in its run folder (0700), mode 0600. Whoever can read the file i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -75,8 +76,9 @@ class Connection:
                 facts = os.fstat(file.fileno())
                 if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
                     raise ConnectFailed(f"{path} must belong to you and be readable for you alone (chmod 600)")
-                return cls(**json.load(file))
-        except (OSError, ValueError, TypeError) as error:
+                known = {field.name for field in attrs.fields(cls)}
+                return cls(**{name: value for name, value in json.load(file).items() if name in known})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ConnectFailed(f"cannot read {path}: {error}") from error
 
 
@@ -105,5 +107,9 @@ class KeyGuard:
 
 def connections() -> list[Connection]:
     """Return the connections to this user's running hosts."""
-    held = [folder for folder in runfolder.folders() if runfolder.is_held(folder)]
-    return [Connection.read(folder) for folder in held if (folder / CONNECTION_FILE).exists()]
+    found: list[Connection] = []
+    for folder in runfolder.folders():
+        if runfolder.is_held(folder) and (folder / CONNECTION_FILE).exists():
+            with contextlib.suppress(ConnectFailed):  # another host that is just ending, or that has made it wrong
+                found.append(Connection.read(folder))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -191,6 +192,19 @@ async def test_process_through_processes_for_async_for() -> None:
     """The same with `async for`, and the event loop is not blocked."""
     results = Pipeline([Double()]).process(range(5), on="local")
     assert [value(frame) async for frame in results] == [0, 2, 4, 6, 8]
+
+
+async def test_results_that_are_given_up_end_the_run() -> None:
+    """Cancelling whoever waits for results ends the session and its host, and is told as the cancellation it is."""
+    results = Pipeline([Double()]).process(Count(100_000, every_s=0.05).process(), on="local")
+
+    async def read() -> None:
+        async for frame in results:
+            assert isinstance(value(frame), int)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read(), 4)
+    await results.aclose()
 
 
 def test_process_gives_the_failure_of_the_items() -> None:
