@@ -9,9 +9,8 @@ import builtins
 import sys
 import types
 import typing
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -228,24 +227,25 @@ def to_wire(format: Format) -> dict[str, Any]:
     return {"kind": name, "type": _type_name(format)} if name == "data" else {"kind": name}
 
 
-def from_wire(value: Mapping[str, Any]) -> Format:
+def from_wire(value: Any) -> Format:
     """Return the format that `to_wire` wrote. Nothing is imported: a type that is not known here becomes `Any`.
 
     Raises:
         FormatError: the values are those of no format.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise FormatError(f"a format is a map, not {type(value).__name__}")
-    name = value.get("kind")
+    fields = cast("dict[str, Any]", value)
+    name = fields.get("kind")
     if name == "any":
         return Any
     if name == "data":
-        return _known_type(value.get("type"))
+        return _known_type(fields.get("type"))
     cls = _BY_KIND.get(str(name))
     if cls is None:
-        raise FormatError(f"no format is written as {dict(value)!r}: it is of the kind {name!r}")
+        raise FormatError(f"no format is written as {fields!r}: it is of the kind {name!r}")
     known: dict[str, Any] = {
-        field.name: value[field.name] for field in attrs.fields(cls) if value.get(field.name) is not None
+        field.name: fields[field.name] for field in attrs.fields(cls) if fields.get(field.name) is not None
     }
     codecs = known.pop("codecs", ())
     try:
@@ -253,7 +253,7 @@ def from_wire(value: Mapping[str, Any]) -> Format:
             known["rate"] = Fraction(*known["rate"])
         format: Format = cls(*codecs, **known)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise FormatError(f"no format is written as {dict(value)!r}: {error}") from error
+        raise FormatError(f"no format is written as {fields!r}: {error}") from error
     return format
 
 
