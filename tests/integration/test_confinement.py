@@ -360,23 +360,22 @@ def test_confined_refuses_a_process_with_threads(found: Probe, folders: tuple[Pa
 
 
 _TIGHT = """
-import os, re, resource, sys, time
+import os, re, resource, sys
 from rmbus.runtime import confine
 writable = [os.getcwd()] if sys.argv[1] == "confined" else []
 used = int(re.search("VmData:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + (512 << 10),) * 2)
-before = time.perf_counter()
 confine.apply(sys.argv[1], writable=writable)
-print(time.perf_counter() - before)
+print("confined itself")
 """
 
 
 @pytest.mark.parametrize("level", [Level.JAIL, Level.CONFINED], ids=lambda level: level.word)
 def test_half_a_megabyte_is_memory_enough(level: Level, found: Probe, folders: tuple[Path, Path]) -> None:
-    """A process confines itself where hardly any memory is left, and quickly (on a busy machine: the best of five)."""
+    """A process confines itself where hardly any memory is left."""
     _needs(found, level)
     command = _python(level, _TIGHT, level.word, folders=folders)
-    assert min(float(_output(command)) for _ in range(5)) < 0.005
+    assert _output(command) == "confined itself\n"
 
 
 def test_a_jail_that_is_none_is_found_out(folders: tuple[Path, Path]) -> None:

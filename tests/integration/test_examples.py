@@ -109,6 +109,7 @@ def test_any_size_can_be_drawn(effects: ModuleType, shape: tuple[int, int, int])
     assert (effects.draw(picture) == effects.draw(picture.copy())).all()
 
 
+@pytest.mark.bench
 def test_drawing_is_quick_enough_for_films(effects: ModuleType) -> None:
     """25 pictures of 1280x720 in less than a second of one core."""
     picture = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)
