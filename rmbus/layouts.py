@@ -192,6 +192,21 @@ def locked(array: Array) -> Array:
     return view
 
 
+def is_writable(array: Array) -> bool:
+    """Whether somebody can write to what lies below the array, though this view of it is read-only."""
+    below: object = array
+    while isinstance(below, np.ndarray):
+        if below.flags.writeable:
+            return True
+        below = _base(below)
+    return isinstance(below, bytearray) or (isinstance(below, memoryview) and isinstance(below.obj, bytearray))
+
+
+def _base(array: Any) -> object:
+    base: object = array.base  # of any type that has a buffer
+    return base
+
+
 def heard(array: Array, form: Audio) -> Array:
     """Return a read-only view of samples that lies in memory as the format says.
 

@@ -29,7 +29,6 @@ class Hand:
         directory.check_free(join.outputs)
         self.endpoint = endpoint
         self._waiting = dict(join.inputs)
-        self._pages: list[int] = []
         self._directory = directory
         worker = endpoint.worker
         start = messages.Start("", 0, join.name, "", inputs=list(join.inputs), outputs=list(join.outputs))

@@ -7,10 +7,27 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from streams import Count, Double, Echo, Fail, Fork, Negative, Odd, Pair, Shout, Spark, Take, TwoSounds
+from streams import (
+    Corners,
+    Count,
+    Double,
+    Echo,
+    Fail,
+    Fork,
+    Negative,
+    Odd,
+    Pair,
+    Pictures,
+    Reuse,
+    Shout,
+    Spark,
+    Take,
+    TwoSounds,
+)
 from watch import ended
 
 from rmbus import Data, Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest
@@ -52,7 +69,7 @@ def value(frame: Frame) -> object:
     return frame.value
 
 
-def got(lines: Lines, node: str = "take") -> list[int]:
+def got(lines: Lines, node: str = "take") -> list[Any]:
     """Return what a `Take` was given."""
     return list(ast.literal_eval(lines[node][-1].removeprefix("got ")))
 
@@ -186,6 +203,22 @@ def test_arrays_become_what_the_input_takes() -> None:
     results = list(Pipeline([Negative()]).process(pictures, on="local"))
     assert all(isinstance(frame, VideoFrame) for frame in results)
     assert [int(frame.array[0, 0, 0]) for frame in results if isinstance(frame, VideoFrame)] == [255, 254, 253]
+
+
+@pytest.mark.parametrize("on", ["local", "inline"])
+def test_a_node_may_reuse_its_array(on: str) -> None:
+    """What was sent does not change when the node draws the next picture into the same array."""
+    pictures = [VideoFrame(np.full((240, 320, 3), number, np.uint8), pts=number) for number in range(40)]
+    seen = list(Pipeline([Reuse()]).process(pictures, on=on))
+    assert [(f.pts, int(f.array[0, 0, 0]), int(f.array[-1, -1, -1])) for f in seen if isinstance(f, VideoFrame)] == [
+        (number, number, number) for number in range(40)
+    ]
+
+
+def test_pictures_that_wait_do_not_change() -> None:
+    """The same, with a slow reader, so that pictures wait in the mailbox."""
+    _, lines = run(Pictures() >> Reuse() >> Corners() >> Take())
+    assert got(lines) == [[number] * 3 for number in range(40)]
 
 
 async def test_process_through_processes_for_async_for() -> None:

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rmbus import Input, Node, Output, Video
+import numpy as np
+
+from rmbus import Input, Node, Output, Video, VideoFrame
 
 
 class Count(Node):
@@ -36,6 +38,39 @@ class Negative(Node):
 
     def process(self, frame: Any) -> Any:
         return 255 - frame.array
+
+
+class Pictures(Node):
+    out = Output(Video("rgb24"))
+
+    def process(self) -> Iterator[VideoFrame]:
+        for number in range(40):
+            yield VideoFrame(np.full((240, 320, 3), number, np.uint8), pts=number)
+
+
+class Reuse(Node):
+    """Draws every picture into the same array, and returns it."""
+
+    video = Input(Video("rgb24"))
+    out = Output(Video("rgb24"))
+
+    def initialize(self) -> None:
+        self.canvas = np.zeros((240, 320, 3), np.uint8)
+
+    def process(self, frame: VideoFrame) -> Any:
+        np.copyto(self.canvas, frame.array)
+        return self.canvas
+
+
+class Corners(Node):
+    """Says of each picture its time and two of its pixels; it is slow, so that pictures wait for it."""
+
+    video = Input(Video("rgb24"))
+    out = Output(list)
+
+    def process(self, frame: VideoFrame) -> list[int | None]:
+        time.sleep(0.005)
+        return [frame.pts, int(frame.array[0, 0, 0]), int(frame.array[-1, -1, -1])]
 
 
 class Take(Node):
