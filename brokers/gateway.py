@@ -190,7 +190,7 @@ class Gateway:
                 with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                     message = lane.decode([frame.buffer for frame in frames[1:]])
                     if message.type == lane.Type.MARK:
-                        self._marked(message.header, frames)
+                        self._marked(bytes(message.body), frames)
                 continue  # anything else is of an edge that has been taken down
             self._send(bridge, [bridge.key, *frames[1:]])
 

@@ -21,13 +21,14 @@ def pack(value: object) -> bytes:
         raise MalformedFrame(f"cannot be written as msgpack: {error}") from error
 
 
-def unpack(data: bytes | memoryview, *, limit: int, what: str) -> _Value:
+def unpack(data: bytes | bytearray | memoryview, *, limit: int, what: str, deep: bool = True) -> _Value:
     """Decode msgpack, within the limits.
 
     Args:
         data: the bytes.
         limit: the greatest number of bytes that is taken.
         what: what it is, for the error.
+        deep: whether the depth of it is checked here; else whoever asked checks what it takes.
 
     Raises:
         TooLarge: more than `limit` bytes.
@@ -49,7 +50,7 @@ def unpack(data: bytes | memoryview, *, limit: int, what: str) -> _Value:
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedFrame(f"{what} is no msgpack within the limits: {error}") from error
-    if _is_deeper(value, MAX_DEPTH):
+    if deep and is_deeper(value, MAX_DEPTH):
         raise MalformedFrame(f"{what} is nested deeper than {MAX_DEPTH}")
     return value
 
@@ -68,7 +69,7 @@ def _no_extension(code: int, _: bytes) -> object:
 _CONTAINERS = (list, dict)  # a tuple: isinstance() against `list | dict` takes five times as long
 
 
-def _is_deeper(value: object, depth: int) -> bool:
+def is_deeper(value: object, depth: int) -> bool:
     """Whether containers are nested deeper than that; a value that is no container has the depth 0."""
     layer: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     while layer and depth:

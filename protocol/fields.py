@@ -80,6 +80,12 @@ def topics(_: Any, attribute: attrs.Attribute[Any], value: dict[str, str]) -> No
         check_topic(topic)
 
 
+def patterns(_: Any, attribute: attrs.Attribute[Any], value: dict[str, str]) -> None:
+    """Check a map from ports to patterns over topics."""
+    for pattern in value.values():
+        check_pattern(pattern)
+
+
 def pattern(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
     """Check a pattern over topics."""
     check_pattern(value)

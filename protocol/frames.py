@@ -1,19 +1,22 @@
-"""Frame headers: one compact msgpack array each.
+"""Frames as they travel: one compact msgpack array for each, its header and its payload in one.
 
-A header is `[kind, seq, turn, pts, num, den, captured_ns, extra]`; a decoder ignores further elements. What `extra`
-holds depends on the kind, see `protocol/README.md`.
+A frame is `[ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload]`; a decoder ignores further elements.
+What `extra` holds depends on the kind, see `protocol/README.md`. The payload is bytes, or says where the bytes are: a
+size, where they travel apart; `[segment, offset, size]`, where they lie in shared memory.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from rmbus.errors import MalformedFrame, TooLarge
-from rmbus.protocol.codec import unpack
-from rmbus.protocol.limits import MAX_HEADER_BYTES
+from rmbus.protocol.codec import is_deeper, unpack
+from rmbus.protocol.limits import MAX_DEPTH, MAX_FRAMES, MAX_HEADER_BYTES, MAX_LANE_BYTES, MAX_PAYLOAD_BYTES, TICKETS
 
 
 class Kind(enum.IntEnum):
@@ -53,38 +56,106 @@ class Header(NamedTuple):
     extra: Any = None
 
 
-def encode_header(header: Header) -> bytes:
-    """Return the header as msgpack.
+class Place(NamedTuple):
+    """Where a payload lies in shared memory: `size` bytes from `offset` on in a segment."""
+
+    segment: int
+    offset: int
+    size: int
+
+
+Payload = bytes | int | Place
+"""A payload on its way: its bytes, its size where the bytes travel apart, or its place in shared memory."""
+
+
+class Entry(NamedTuple):
+    """One frame of a message. `ticket`, from 1 up, is what the consumer gives back when it lets go of the place."""
+
+    ticket: int
+    header: Header
+    payload: Payload
+
+
+def _array_head(count: int) -> bytes:
+    return bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
+
+
+_pack: Final = msgpack.Packer().pack
+_ENTRY: Final = _array_head(10)
+_UNTICKETED: Final = len(_ENTRY) + 1
+_TICKETED: Final = [_ENTRY + msgpack.packb(ticket) for ticket in range(TICKETS + 1)]
+_HEADS: Final = [_array_head(count) for count in range(MAX_FRAMES + 1)]
+
+
+def encode_frame(header: Header, payload: Payload | bytearray | memoryview = b"") -> bytes:
+    """Return a frame as msgpack, with no ticket.
 
     Raises:
-        MalformedFrame: a value in it cannot be written: a number beyond 64 bits, say. TooLarge: its `extra` is.
+        MalformedFrame: a value in it cannot be written: a number beyond 64 bits, say. TooLarge: its header is.
     """
     try:
-        data: bytes = msgpack.packb(header)
+        data: bytes = _pack((0, *header, payload))
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedFrame(f"a frame cannot travel with the header {header!r:.300}: {error}") from error
-    if len(data) > MAX_HEADER_BYTES:
-        raise TooLarge("a frame header", len(data), MAX_HEADER_BYTES)
+    inline = 0 if isinstance(payload, int | tuple) else len(payload)
+    if len(data) - inline > MAX_HEADER_BYTES:
+        raise TooLarge("a frame header", len(data) - inline, MAX_HEADER_BYTES)
     return data
 
 
-def decode_header(data: bytes | memoryview) -> Header:
-    """Return the header that the bytes hold.
+def with_ticket(frame: bytes, ticket: int) -> bytes:
+    """Return an encoded frame with a ticket, from 1 to `TICKETS`."""
+    return _TICKETED[ticket] + frame[_UNTICKETED:]
+
+
+def join_frames(frames: Sequence[bytes]) -> bytes:
+    """Return the body of a message of encoded frames, at most `MAX_FRAMES`."""
+    return _HEADS[len(frames)] + b"".join(frames)
+
+
+def decode_frames(body: bytes | bytearray | memoryview) -> list[Entry]:
+    """Return the frames that the body of a message holds.
 
     Raises:
-        MalformedFrame: the bytes are no header. TooLarge: there are too many of them.
+        MalformedFrame: the bytes are no frames. TooLarge: there are too many of them.
     """
-    found: object = unpack(data, limit=MAX_HEADER_BYTES, what="a frame header")
-    value: list[Any] = [*found] if isinstance(found, list) else []
-    if len(value) < 8:
-        raise MalformedFrame("a frame header is an array of at least 8 elements")
-    header = Header(*value[:8])
-    kind, seq, turn, pts, num, den, captured_ns, _ = header
-    for number in (kind, seq, turn, num, den, captured_ns):
-        if type(number) is not int or number < 0:
-            raise MalformedFrame(f"a frame header has {number!r:.80} where a whole number from 0 up is due")
+    found: object = unpack(body, limit=MAX_LANE_BYTES, what="a message of frames", deep=False)
+    if not isinstance(found, list) or not 0 < len(found) <= MAX_FRAMES:  # pyright: ignore[reportUnknownArgumentType] -- a peer's value
+        raise MalformedFrame(f"a message of frames is an array of 1 to {MAX_FRAMES}")
+    return [_entry(frame) for frame in found]  # pyright: ignore[reportUnknownVariableType] -- likewise
+
+
+def _entry(frame: Any) -> Entry:
+    if type(frame) is not list or len(frame) < 10:
+        raise MalformedFrame("a frame is an array of at least 10 elements")
+    ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload = frame if len(frame) == 10 else frame[:10]
+    if not (
+        int is type(ticket) is type(kind) is type(seq) is type(turn) is type(num) is type(den) is type(captured_ns)
+    ):
+        raise MalformedFrame(f"a frame has {_odd(frame)!r:.80} where a whole number is due")
+    if ticket < 0 or kind < 0 or seq < 0 or turn < 0 or captured_ns < 0 or ticket > TICKETS:
+        raise MalformedFrame(f"a number of a frame is out of its range: {frame[:8]!r:.200}")
+    if num < 1 or den < 1:
+        raise MalformedFrame("the time base of a frame is not above 0")
     if pts is not None and type(pts) is not int:
-        raise MalformedFrame("the pts of a frame header is neither null nor a whole number")
-    if not num or not den:
-        raise MalformedFrame("the time base of a frame header has a zero")
-    return header
+        raise MalformedFrame("the pts of a frame is neither null nor a whole number")
+    if extra is not None and is_deeper(extra, MAX_DEPTH):
+        raise MalformedFrame(f"the extra of a frame is nested deeper than {MAX_DEPTH}")
+    if type(payload) is not bytes:
+        payload = _elsewhere(payload)
+    return Entry(ticket, Header(kind, seq, turn, pts, num, den, captured_ns, extra), payload)
+
+
+def _elsewhere(payload: Any) -> Payload:
+    """Return a payload that is not in the message itself."""
+    if type(payload) is int and 0 <= payload <= MAX_PAYLOAD_BYTES:
+        return payload
+    if type(payload) is list and len(payload) >= 3:
+        place = Place(*payload[:3])
+        if all(type(number) is int and number >= 0 for number in place) and place.size <= MAX_PAYLOAD_BYTES:
+            return place
+    raise MalformedFrame("the payload of a frame is bytes, a size within the limit, or [segment, offset, size]")
+
+
+def _odd(frame: list[Any]) -> object:
+    return next(frame[place] for place in (0, 1, 2, 3, 5, 6, 7) if type(frame[place]) is not int)

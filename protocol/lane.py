@@ -1,8 +1,7 @@
 """What travels on a lane between the two ends of an edge.
 
-A message is one part, or two where a payload is larger than `INLINE_BYTES`. The first part begins with a fixed prefix,
-little endian: `type u8, flags u8, header length u16, number u64`; then the header; then, where it rides inline, the
-payload.
+A message is one part, or two where a payload travels apart. The first part begins with a fixed prefix, little endian:
+`type u8, flags u8, reserved u16, number u64`; then the body.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from rmbus.errors import MalformedFrame, TooLarge
-from rmbus.protocol.limits import INLINE_BYTES, MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
+from rmbus.protocol.limits import MAX_LANE_BYTES, MAX_PAYLOAD_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -21,68 +20,63 @@ class Type(enum.IntEnum):
     """The type of a lane message."""
 
     MARK = 1
-    """Producer to consumer, first: `number` is the epoch, the header is the edge's token."""
+    """Producer to consumer, first: `number` is the epoch, the body is the edge's token."""
     MARK_BACK = 2
-    """Consumer to producer: the mark came through; `number` is the epoch, the header holds the first grant (u64)."""
-    FRAME = 3
-    """Producer to consumer: `number` is the place on the edge, counted from 1, control frames included."""
+    """Consumer to producer: the mark came through; `number` is the epoch, the body holds the first grant (u64)."""
+    FRAMES = 3
+    """Producer to consumer: `number` is the place of the first on the edge, counted from 1, control frames included."""
     CREDIT = 4
-    """Consumer to producer: `number` is the last place that was processed; the header holds the grant (u64)."""
+    """Consumer to producer: `number` is the last place that was processed; the body holds the grant (u64)."""
+    PIECE = 5
+    """Producer to consumer, on a fast lane: `number` is the place of the frame whose payload the body continues."""
+    WANT_KEY = 6
+    """Consumer to producer: nothing can be decoded before the next key frame; `number` is the last place that came."""
 
 
 class Message(NamedTuple):
-    """One message of a lane; `payload` is empty but for frames."""
+    """One message of a lane; `payload` is empty but for the one frame whose payload travels apart."""
 
     type: int
     number: int
-    header: bytes
+    body: Buffer = b""
     payload: Buffer = b""
 
 
 _PREFIX = struct.Struct("<BBHQ")
 _GRANT = struct.Struct("<Q")
+PREFIX_BYTES = _PREFIX.size
 
 
 def encode(message: Message) -> list[Buffer]:
-    """Return the parts of a message: one, or two where the payload is large.
+    """Return the parts of a message: one, or two where a payload travels apart.
 
     Raises:
         TooLarge: over a limit. MalformedFrame: its type or its number cannot be written.
     """
-    size = len(message.payload)
-    if len(message.header) > MAX_HEADER_BYTES or size > MAX_PAYLOAD_BYTES:
-        raise _too_large(len(message.header), size)
+    kind, number, body, payload = message
+    if len(body) > MAX_LANE_BYTES - PREFIX_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
+        raise _too_large(len(body), len(payload))
     try:
-        prefix = _PREFIX.pack(message.type, 0, len(message.header), message.number)
+        head = _PREFIX.pack(kind, 0, 0, number) + body
     except struct.error as error:
-        raise MalformedFrame(f"a lane message of type {message.type}, number {message.number}: {error}") from error
-    if size == 0:
-        return [prefix + message.header]
-    if size <= INLINE_BYTES:
-        return [b"".join((prefix, message.header, message.payload))]
-    return [prefix + message.header, message.payload]
+        raise MalformedFrame(f"a lane message of type {kind}, number {number}: {error}") from error
+    return [head, payload] if len(payload) else [head]
 
 
 def decode(parts: list[memoryview]) -> Message:
-    """Return the message that the parts hold; its payload is a view of them.
+    """Return the message that the parts hold; its body and its payload are views of them.
 
     Raises:
         MalformedFrame: they hold none. TooLarge: over a limit.
     """
-    if not 1 <= len(parts) <= 2 or len(parts[0]) < _PREFIX.size:
-        raise MalformedFrame("a lane message is one or two parts and begins with 12 bytes of prefix")
+    if not 1 <= len(parts) <= 2 or len(parts[0]) < PREFIX_BYTES:
+        raise MalformedFrame(f"a lane message is one or two parts and begins with {PREFIX_BYTES} bytes of prefix")
     head = parts[0]
-    kind, _flags, length, number = _PREFIX.unpack_from(head)
-    end = _PREFIX.size + length
-    if end > len(head):
-        raise MalformedFrame(f"a lane message claims {length} bytes of header and has {len(head) - _PREFIX.size}")
-    inline = head[end:]
-    if len(parts) == 2 and len(inline):
-        raise MalformedFrame("a lane message has its payload both inline and in a part of its own")
-    payload = parts[1] if len(parts) == 2 else inline
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise _too_large(length, len(payload))
-    return Message(kind, number, bytes(head[_PREFIX.size : end]), payload)
+    payload = parts[1] if len(parts) == 2 else b""
+    if len(head) > MAX_LANE_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
+        raise _too_large(len(head) - PREFIX_BYTES, len(payload))
+    kind, _flags, _reserved, number = _PREFIX.unpack_from(head)
+    return Message(kind, number, head[PREFIX_BYTES:], payload)
 
 
 def pack_grant(grant: int) -> bytes:
@@ -97,18 +91,18 @@ def pack_grant(grant: int) -> bytes:
         raise MalformedFrame(f"a grant of {grant}: {error}") from error
 
 
-def unpack_grant(header: bytes) -> int:
+def unpack_grant(body: Buffer) -> int:
     """Return the grant that a MARK_BACK or CREDIT holds.
 
     Raises:
         MalformedFrame: it holds none.
     """
-    if len(header) < _GRANT.size:
+    if len(body) < _GRANT.size:
         raise MalformedFrame("a grant is 8 bytes")
-    return int(_GRANT.unpack_from(header)[0])
+    return int(_GRANT.unpack_from(body)[0])
 
 
-def _too_large(header: int, payload: int) -> TooLarge:
-    if header > MAX_HEADER_BYTES:
-        return TooLarge("a frame's header", header, MAX_HEADER_BYTES)
+def _too_large(body: int, payload: int) -> TooLarge:
+    if body > MAX_LANE_BYTES - PREFIX_BYTES:
+        return TooLarge("a lane message", body + PREFIX_BYTES, MAX_LANE_BYTES)
     return TooLarge("a frame's payload", payload, MAX_PAYLOAD_BYTES)

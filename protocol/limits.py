@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MAX_HEADER_BYTES: Final = 64 * 1024 - 1
-"""A frame header, or the header of any message on a lane: its length is 16 bits."""
+"""A frame without its payload."""
 
 MAX_PAYLOAD_BYTES: Final = 1 << 30
 """One frame's payload."""
@@ -40,7 +40,22 @@ MIN_TOKEN_BYTES: Final = 16
 MAX_TOKEN_BYTES: Final = 64
 
 INLINE_BYTES: Final = 64 * 1024
-"""A payload up to this size rides in the same part as its header; a larger one is a part of its own."""
+"""A payload up to this size rides with its header; a larger one lies in shared memory, or travels apart."""
+
+MAX_LANE_BYTES: Final = 160 * 1024
+"""The first part of a lane message, or a datagram of the fast lane."""
+
+MAX_FRAMES: Final = 256
+"""Frames in one message of a lane."""
+
+TICKETS: Final = 448
+"""Payloads in shared memory that a consumer may hold at once, on one edge."""
+
+MAX_SEGMENT_BYTES: Final = 1 << 32
+"""One segment of shared memory, or a slot of one."""
+
+MAX_SLOTS: Final = 1024
+"""Slots of one segment."""
 
 DEFAULT_CREDIT: Final = 2
 """Frames that a consumer lets a producer send ahead of what it has processed."""

@@ -17,7 +17,7 @@ from rmbus.protocol.envelope import decode as decode
 from rmbus.protocol.envelope import encode as encode
 from rmbus.protocol.envelope import message as _message
 from rmbus.protocol.envelope import tags as tags
-from rmbus.protocol.limits import DEFAULT_CREDIT, MAX_CREDIT, MAX_ID, MAX_NUMBER
+from rmbus.protocol.limits import DEFAULT_CREDIT, MAX_CREDIT, MAX_ID, MAX_NUMBER, MAX_SEGMENT_BYTES, MAX_SLOTS
 
 Fields = dict[str, Any]
 _number = fields.number(0, MAX_NUMBER)
@@ -151,6 +151,7 @@ class Link(Message):
 
     Attributes:
         edge: its number, unique in the session.
+        fast, shared: whether the fast lane and shared memory may be used where both nodes are on one machine.
         token: proves on the lane that a connection is this edge's.
         producer, consumer: number of the node, or -1 where it is on the other host.
         dial: whether this host's gateway makes the connection; else it waits for it.
@@ -167,6 +168,8 @@ class Link(Message):
     delivery: str = attrs.field(default="reliable", validator=_delivery)
     n: int = attrs.field(default=8, validator=_frames)
     credit: int = attrs.field(default=DEFAULT_CREDIT, validator=_credit)
+    fast: bool = True
+    shared: bool = True
     dial: bool = False
     peer: str = ""
     peer_key: str = ""
@@ -203,7 +206,7 @@ class Status(Message):
 
 @_message("find")
 class Find(Message):
-    """Which topics match? Answered with `ok {"topics": [[topic, path], …]}`; changes come as `topic` events."""
+    """Which topics match? Answered with `ok {"topics": [topic, …]}`; changes come as `topic` events."""
 
     pattern: str = attrs.field(validator=fields.pattern)
 
@@ -270,10 +273,10 @@ class PeerLost(Message):
 
 @_message("topic")
 class Topic(Message):
-    """A topic has appeared, or (with an empty path) gone."""
+    """A topic has appeared, or gone."""
 
     topic: str = attrs.field(validator=fields.topic)
-    path: str
+    is_there: bool
 
 
 # --- host to node, on the umbilical ---------------------------------------------------------------------------------
@@ -299,10 +302,11 @@ class Job(Message):
 
 @_message("input")
 class Input(Message):
-    """An edge that ends at the node; the first also carries the listening socket.
+    """An edge that ends at the node. It comes by a `fast` lane, or to the listening socket for all those that do not.
 
     Attributes:
-        page, listener: places among the descriptors that ride along, -1: none. path: where the socket listens.
+        page, lane, listener: places among the descriptors that ride along, -1: none. path: where the socket listens.
+        topic: what feeds it, "" for an edge of a pipeline.
     """
 
     edge: int = attrs.field(validator=_number)
@@ -310,13 +314,22 @@ class Input(Message):
     token: bytes = attrs.field(validator=fields.token)
     credit: int = attrs.field(validator=_credit)
     page: int
+    lane: int = -1
     listener: int = -1
     path: str = ""
+    topic: str = ""
 
 
 @_message("output")
 class Output(Message):
-    """An edge that begins at the node."""
+    """An edge that begins at the node, by a `fast` lane, or by a connection to `path`.
+
+    Attributes:
+        page, lane: places among the descriptors that ride along, -1: none.
+        shared: whether frames may go by reference. last: whether the last frame is to be told at once.
+        epoch: from 1 up; a further one begins where an end of the edge has died and another has taken over.
+        resends: whether what its consumer has not processed is kept for the next epoch.
+    """
 
     edge: int = attrs.field(validator=_number)
     port: str = attrs.field(validator=fields.name)
@@ -325,25 +338,68 @@ class Output(Message):
     n: int = attrs.field(validator=_frames)
     path: str
     page: int
+    lane: int = -1
+    shared: bool = True
+    last: bool = False
+    epoch: int = attrs.field(default=1, validator=_frames)
+    resends: bool = False
 
 
 @_message("publish")
 class Publish(Message):
-    """Publish outputs as topics on the listening socket that rides along."""
+    """Outputs are topics from now on, port to topic: keep the last frame of each for those who come later."""
 
     topics: dict[str, str] = attrs.field(validator=fields.topics)
-    listener: int
-    path: str
 
 
-@_message("subscribe")
-class Subscribe(Message):
-    """Feed an input from a topic."""
+@_message("gone")
+class Gone(Message):
+    """The other end of an edge is gone: `consumer_ended`, `consumer_died`, `producer_died`."""
+
+    edge: int = attrs.field(validator=_number)
+    reason: str = attrs.field(validator=fields.one_of("consumer_ended", "consumer_died", "producer_died"))
+
+
+@_message("segment")
+class Segment(Message):
+    """Memory for an output, as it was asked for by `grow`: its producer maps it for writing, and says `mapped`.
+
+    Attributes:
+        port: of the output. segment: its number on this host, 0 where there is none: `reason` says why.
+        slots, slot_bytes: how it is divided. descriptor: its place among those that ride along, -1: none.
+    """
 
     port: str = attrs.field(validator=fields.name)
-    topic: str = attrs.field(validator=fields.topic)
-    path: str
-    page: int
+    segment: int = attrs.field(validator=_number)
+    slots: int = attrs.field(default=0, validator=fields.number(0, MAX_SLOTS))
+    slot_bytes: int = attrs.field(default=0, validator=fields.number(0, MAX_SEGMENT_BYTES))
+    descriptor: int = -1
+    reason: str = ""
+
+
+@_message("attach")
+class Attach(Message):
+    """Frames may come that lie in this segment: map it for reading, and say `mapped`."""
+
+    segment: int = attrs.field(validator=_number)
+    size: int = attrs.field(validator=fields.number(1, MAX_SEGMENT_BYTES))
+    descriptor: int = 0
+
+
+@_message("usable")
+class Usable(Message):
+    """The consumers of these edges, which begin at the port, have mapped a segment."""
+
+    port: str = attrs.field(validator=fields.name)
+    segment: int = attrs.field(validator=_number)
+    edges: list[int]
+
+
+@_message("detach")
+class Detach(Message):
+    """No further frame lies in this segment: unmap it when the last view has gone."""
+
+    segment: int = attrs.field(validator=_number)
 
 
 @_message("bridge")
@@ -382,15 +438,51 @@ class Join(Message):
     Attributes:
         token: from the connection file: whoever can read that is the user.
         session, node: a node that a client has announced with `start` and `by_hand`; else "".
-        inputs, outputs: port to topic, where it joins by topics alone.
+        inputs, outputs: port to topic, where it joins by topics alone; of an input, a pattern over topics.
+        delivery, n: of its inputs. last: whether it wants the last frame of each topic at once.
     """
 
     name: str = attrs.field(validator=fields.name)
     token: str = attrs.field(default="", repr=False, validator=fields.key)
     session: str = attrs.field(default="", validator=fields.session)
     node: int = attrs.field(default=0, validator=_number)
-    inputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
+    inputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.patterns)
     outputs: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
+    delivery: str = attrs.field(default="drop_oldest", validator=fields.one_of("latest", "drop_oldest"))
+    n: int = attrs.field(default=8, validator=_frames)
+    last: bool = False
+
+
+@_message("grow")
+class Grow(Message):
+    """Memory for an output is asked for; answered by `segment`."""
+
+    port: str = attrs.field(validator=fields.name)
+    slots: int = attrs.field(validator=fields.number(1, MAX_SLOTS))
+    slot_bytes: int = attrs.field(validator=fields.number(1, MAX_SEGMENT_BYTES))
+
+
+@_message("mapped")
+class Mapped(Message):
+    """A segment has been mapped; or not, and then `problem` says why."""
+
+    segment: int = attrs.field(validator=_number)
+    problem: str = ""
+
+
+@_message("share")
+class Share(Message):
+    """Frames that the node has received in this segment are to be sent on by an output; answered by `usable`."""
+
+    port: str = attrs.field(validator=fields.name)
+    segment: int = attrs.field(validator=_number)
+
+
+@_message("retire")
+class Retire(Message):
+    """The node writes no further frame to a segment of its own, and nothing of it is lent."""
+
+    segment: int = attrs.field(validator=_number)
 
 
 @_message("listening")

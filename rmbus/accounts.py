@@ -52,9 +52,8 @@ class Accounts:
 
     @staticmethod
     def _under_way(sides: Sequence[Account]) -> bool:
-        return _most(sides, "published") > _most(sides, "delivered") + sum(
-            sum(side["dropped"].values()) for side in sides
-        )
+        published = _most(sides, "published") + _most(sides, "duplicates")
+        return published > _most(sides, "delivered") + sum(sum(side["dropped"].values()) for side in sides)
 
     def waiting(self, plan: Plan) -> list[str]:
         """Say of each edge who waits for what."""
@@ -128,20 +127,25 @@ def _edge_report(edge: PlannedEdge, sides: Sequence[Account], *, closed: bool) -
     for side in sides:
         for reason, count in side["dropped"].items():
             dropped[reason] = dropped.get(reason, 0) + count
-    published = max(published, delivered + sum(dropped.values()))  # where the producer's host is lost, it tells no more
-    under_way = published - delivered - sum(dropped.values())
+    duplicates = _most(sides, "duplicates")
+    published = max(
+        published, delivered + sum(dropped.values()) - duplicates
+    )  # where the producer's host is lost, it tells no more
+    under_way = published + duplicates - delivered - sum(dropped.values())
     if closed and under_way > 0:
         dropped["stopped"] = dropped.get("stopped", 0) + under_way
     p50, p99 = latencies(side["latency"] for side in sides)
-    same = edge.producer.place == edge.consumer.place
     return EdgeReport(
         name=edge.name,
         delivery=str(edge.delivery),
-        lane="ipc, inline" if same else "tcp, inline (two hosts)",
+        lane=next((side["lane"] for side in sides), ""),
         published=published,
         delivered=delivered,
         dropped=dropped,
         bytes=_most(sides, "bytes"),
         latency_p50_s=p50,
         latency_p99_s=p99,
+        shared=_most(sides, "shared"),
+        pinned=_most(sides, "pinned"),
+        duplicates=duplicates,
     )

@@ -327,6 +327,36 @@ def encode(frame: Frame) -> tuple[Kind, Any, Buffer]:
     return Kind.DATA, length, payload
 
 
+def own(frame: Frame) -> Frame:
+    """Return a frame that its maker can change no more: with a copy, where he still holds what lies below its array."""
+    if isinstance(frame, VideoFrame | AudioFrame) and layouts.is_writable(frame.array):
+        array = frame.array.copy(order="K")
+        array.setflags(write=False)
+        return frame.with_array(array)
+    return frame
+
+
+def bare(frame: Frame) -> Frame:
+    """Return a frame with the header and the format of this one and no content of its own: its array is all zeros."""
+    if isinstance(frame, VideoFrame | AudioFrame):
+        array = frame.array
+        nothing: Array = np.ndarray(array.shape, array.dtype, bytes(array.itemsize), strides=(0,) * array.ndim)
+        return build(type(frame), {**stamp_of(frame), "array": nothing, "format": frame.format}, {})
+    if isinstance(frame, Data):
+        return build(Data, {**stamp_of(frame), "value": None, "format": frame.format}, {})
+    return frame
+
+
+def settled(frame: Frame, payload: Buffer) -> Buffer:
+    """Return the payload of a frame as nobody can change it any more: a copy, where its maker still holds the array.
+
+    Frames wait in mailboxes while the node goes on, and it may well draw the next picture into the same array.
+    """
+    if isinstance(frame, VideoFrame | AudioFrame) and layouts.is_writable(frame.array):
+        return bytes(payload)
+    return payload
+
+
 def decode(header: Header, payload: Buffer, format: Format, *, topic: str = "") -> Frame:
     """Return the frame that a header and its payload make; its array is a read-only view of the payload.
 

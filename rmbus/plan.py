@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import attrs
 
@@ -11,6 +12,10 @@ from rmbus.delivery import Delivery
 from rmbus.errors import PipelineError
 from rmbus.node import Needs, Node, options_of
 from rmbus.pipeline import Pipeline
+from rmbus.protocol.limits import DEFAULT_CREDIT
+
+MAX_WINDOW: Final = 128
+"""The greatest window of a reliable edge."""
 
 LOCAL = "local"
 """The place of the script's own processes."""
@@ -39,6 +44,15 @@ class PlannedEdge:
     into: str
     delivery: Delivery
     token: bytes = attrs.field(factory=lambda: secrets.token_bytes(16), repr=False)
+
+    @property
+    def credit(self) -> int:
+        """Frames that may be under way: few, since they cannot be taken back; more where nothing is ever dropped."""
+        return (
+            DEFAULT_CREDIT
+            if self.delivery.kind != "reliable"
+            else max(DEFAULT_CREDIT, min(self.delivery.n // 2, MAX_WINDOW))
+        )
 
     @property
     def name(self) -> str:

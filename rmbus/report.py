@@ -30,6 +30,8 @@ class EdgeReport:
         dropped: frames that were not, by reason. in_flight: frames on their way; 0 at rest.
         bytes: payload bytes that the producer offered.
         latency_p50_s, latency_p99_s: from capture to delivery; None where nothing was delivered.
+        shared: frames that went by reference. pinned: of those, copied by a consumer that held too many.
+        duplicates: frames that were delivered once more, since a consumer had died with them.
     """
 
     name: str
@@ -41,11 +43,14 @@ class EdgeReport:
     bytes: int
     latency_p50_s: float | None
     latency_p99_s: float | None
+    shared: int = 0
+    pinned: int = 0
+    duplicates: int = 0
 
     @property
     def in_flight(self) -> int:
         """Frames that are neither delivered nor dropped."""
-        return self.published - self.delivered - sum(self.dropped.values())
+        return self.published + self.duplicates - self.delivered - sum(self.dropped.values())
 
 
 @attrs.frozen
@@ -57,6 +62,7 @@ class NodeReport:
         level: its confinement. in_force: the measures of it. warm: whether a spare process took it; reason: why not.
         state: `ready`, `ended`, `failed`, `lost`.
         frames_in, frames_out: frames given to `process`, frames that it sent.
+        copied_bytes: of large payloads, copied on their way out; 0 where frames were rendered in place, or sent on.
         package: content address of its code, "" where the user's own files were read. code_bytes: sent for it.
     """
 
@@ -71,6 +77,7 @@ class NodeReport:
     frames_out: int
     package: str = ""
     code_bytes: int = 0
+    copied_bytes: int = 0
     in_force: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 

@@ -90,8 +90,16 @@ class Session:
         on: str | Sequence[str] = LOCAL,
         on_log: OnLog = print_log,
         here: Sequence[Node] = (),
+        fast: bool = True,
+        shared: bool = True,
     ) -> None:
         """Start a pipeline; everything is linked when this returns.
+
+        Args:
+            pipeline: the pipeline. on: where it runs. on_log: takes what its nodes print.
+            here: nodes that run in this process.
+            fast: between two nodes of one machine, whether they may speak past ZeroMQ. shared: whether large frames
+                may lie in shared memory there. Everything works without, more slowly.
 
         Raises:
             PipelineError, PackagingError: before anything runs. HostError, ConnectFailed: a host cannot be had.
@@ -103,6 +111,7 @@ class Session:
         self._here = frozenset(here)
         self._plan = make_plan(pipeline, on, here=here)
         self._on_log = on_log
+        self._fast, self._shared = fast, shared
         self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
         self._changed = threading.Condition()
         self._linked: set[int] = set()
@@ -305,6 +314,9 @@ class Session:
             edge.into,
             edge.delivery.kind,
             edge.delivery.n,
+            edge.credit,
+            self._fast,
+            self._shared,
         )
         if producer.place == consumer.place:
             self._clients[producer.place].ask(link, messages.Ok)
@@ -473,6 +485,7 @@ class Session:
             frames_out=int(account.get("frames_out", 0)),
             package=run.package.address if run.package else "",
             code_bytes=run.code_bytes,
+            copied_bytes=int(account.get("copied_bytes", 0)),
             in_force=account.get("in_force", {}),
         )
 

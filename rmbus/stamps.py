@@ -41,6 +41,7 @@ class Stamped:
     captured_ns: int
     seq: int
     topic: str
+    _memory: object  # what keeps the content as it is, where that lies in shared memory; else None
 
     @property
     def time_s(self) -> float | None:
@@ -50,7 +51,7 @@ class Stamped:
     def stamped(self, **changes: Unpack[Stamp]) -> Self:
         """Return a frame with other header fields and the same content, which is not copied."""
         fields = {name: getattr(self, name) for name in _fields(type(self))}
-        return build(type(self), fields, changes)
+        return remember(build(type(self), fields, changes), self._memory)
 
     def __repr__(self) -> str:
         at = "" if self.time_s is None else f" at {self.time_s:.3f} s"
@@ -87,6 +88,7 @@ def build(cls: type[_F], fields: dict[str, Any], stamp: Stamp) -> _F:
 
 def fill(new: Stamped, fields: dict[str, Any], stamp: Stamp) -> None:
     """Set the fields of a frame that is being made."""
+    put(new, "_memory", None)
     for name, value in fields.items():
         put(new, name, value)
     for name, value in stamp.items():
@@ -106,3 +108,14 @@ def stamp_from(pts: int | None, time_base: Fraction | None, stamp: Stamp) -> Sta
     if time_base:
         own["time_base"] = time_base
     return {**own, **stamp}
+
+
+def remember(frame: _F, memory: object) -> _F:
+    """Note what keeps the content of a frame as it is, where that lies in shared memory; return the frame."""
+    put(frame, "_memory", memory)
+    return frame
+
+
+def memory_of(frame: Stamped) -> object:
+    """Return what keeps the content of a frame in shared memory, None where it lies elsewhere."""
+    return frame._memory

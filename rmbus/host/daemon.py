@@ -22,11 +22,13 @@ import rmbus
 from rmbus.errors import HostError, TooLarge, UnsupportedVersion
 from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
+from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
 from rmbus.host.gateways import GatewayChild
-from rmbus.host.hands import Hands
+from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
+from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
 from rmbus.host.workers import MARK, Child, adopt_strays, started
@@ -61,6 +63,7 @@ class Settings:
         spares: processes kept ready. refill: whether a spare that was taken is replaced.
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
         drain_s: how long running sessions may go on after SIGTERM.
+        memory_bytes: shared memory that one process may have for its outputs.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Settings:
     refill: bool = True
     embedded: bool = False
     drain_s: float = 1.0
+    memory_bytes: int = QUOTA_BYTES
 
 
 class Host:
@@ -103,9 +107,10 @@ class Host:
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
-        self._hands = Hands(
-            self.reactor, self.folder, self._endpoint_folder, self._directory, self._token, self._announced
-        )
+        self._wiring = Wiring(self.reactor, settings.memory_bytes)
+        self._memory = self._wiring.memory
+        bus = Bus(self._directory, self._wiring)
+        self._hands = Hands(self.reactor, self.folder, self._endpoint_folder, bus, self._token, self._announced)
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
             messages.Hello: self._hello,
             messages.Ping: self._ping,
@@ -180,6 +185,7 @@ class Host:
         self._on_up(connection)
 
     def _close(self) -> None:
+        self._memory.close()
         self._control.close()
         self._gateway.close()
         self._guard.close()
@@ -329,6 +335,7 @@ class Host:
         self, session: HostedSession, request: messages.Start, endpoint: Endpoint, *, warm: bool
     ) -> HostedNode:
         node = session.nodes[request.node] = HostedNode(request, endpoint, warm=warm)
+        endpoint.session = session.name
         self._attend(session, request.node, node)
         return node
 
@@ -388,7 +395,7 @@ class Host:
 
     def _session(self, client: Client, name: str) -> HostedSession:
         if name not in self._sessions:
-            self._sessions[name] = HostedSession(name, client.tell)
+            self._sessions[name] = HostedSession(name, client.tell, self._wiring)
             self._owners[name] = client
         return self._known(client, name)
 
@@ -407,9 +414,12 @@ class Host:
                 session.tell(attrs.evolve(message, session=session.name, node=number))
             elif isinstance(message, messages.Linked):
                 session.tell(attrs.evolve(message, session=session.name))
+            else:
+                self._memory.heard(node.endpoint, message)
 
         def exited(status: str) -> None:
             self._directory.withdraw(node.endpoint)
+            self._wiring.ended(node.endpoint, died=node.state != "ended")
             if node.state not in ("ended", "failed") and not session.is_ending:
                 node.state = "lost"
                 session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
@@ -427,6 +437,7 @@ class Host:
                 del waiting[key]
         for node in session.nodes.values():
             self._directory.withdraw(node.endpoint)
+            self._wiring.ended(node.endpoint, died=node.state != "ended")
         session.close()
         del self._sessions[name]
         del self._owners[name]

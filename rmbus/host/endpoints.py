@@ -17,6 +17,7 @@ class Endpoint:
 
     Attributes:
         worker: the process. folder: its sockets. work: what it may write to, where it is not in a jail.
+        session: of the node that it is, "" for the gateway and for those that joined by topics.
     """
 
     def __init__(self, worker: Worker, folder: Path, work: Path) -> None:
@@ -24,6 +25,7 @@ class Endpoint:
         self.folder = folder
         self.work = work
         self.inbox = folder / "in.sock"
+        self.session = ""
         self._doors = 0
         self._listener: socket.socket | None = None
 
@@ -41,11 +43,9 @@ class Endpoint:
         os.link(other.inbox, door)
         return door
 
-    def listen(self, name: str) -> tuple[Path, int]:
-        """Make one more listening socket; return its path and a descriptor to give away."""
-        path = self.folder / name
-        with listen_unix(path) as listener:
-            return path, os.dup(listener.fileno())
+    def may_lend_on(self, owner: Endpoint) -> bool:
+        """Whether it may see memory of another process that comes by way of a third."""
+        return self.session != "" and self.session == owner.session
 
     def remove(self) -> None:
         """Take the sockets and the folder away."""

@@ -9,11 +9,15 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
+
 from rmbus.errors import HostError, RmbusError
+from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint
 from rmbus.host.topics import Directory
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
+from rmbus.protocol.topics import matches
 from rmbus.transport import counters
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder
@@ -23,46 +27,66 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Hand:
-    """A node that joins by topics alone."""
+    """A process that joins by topics alone."""
 
-    def __init__(self, endpoint: Endpoint, join: messages.Join, directory: Directory) -> None:
-        directory.check_free(join.outputs)
+    def __init__(self, endpoint: Endpoint, join: messages.Join, bus: Bus) -> None:
         self.endpoint = endpoint
-        self._waiting = dict(join.inputs)
-        self._directory = directory
+        self._join = join
+        self._bus = bus
+        self._said_last = ""
+        self._fed: set[tuple[str, str]] = set()
+        bus.directory.check_free(join.outputs)
         worker = endpoint.worker
+        worker.on_message = self._said
+        worker.on_exit = lambda status: self._leave()
         start = messages.Start("", 0, join.name, "", inputs=list(join.inputs), outputs=list(join.outputs))
-        page = counters.create()
-        worker.send(messages.Job(start, "", "trusted", str(endpoint.work), page=0), [page])
+        worker.send(messages.Job(start, "", "trusted", str(endpoint.work), page=0), [counters.create()])
         if join.outputs:
-            directory.publish(endpoint, join.outputs)
+            bus.directory.publish(endpoint, join.outputs)
         for pattern in set(join.inputs.values()):
-            directory.watch(pattern, self._told)
-            for topic, path in directory.matching(pattern):
-                self._appeared(topic, path)
-        if not self._waiting:
+            bus.directory.watch(pattern, self._told)
+            for topic in bus.directory.matching(pattern):
+                self._appeared(topic)
+        if not join.inputs:
             worker.send(messages.Go(""))
 
-    def leave(self) -> None:
-        """The process has ended."""
-        self._directory.unwatch(self._told)
-        self._directory.withdraw(self.endpoint)
+    def _leave(self) -> None:
+        """The process has ended, or has left."""
+        self._bus.directory.unwatch(self._told)
+        self._bus.directory.withdraw(self.endpoint)
+        self._bus.wiring.ended(self.endpoint, died=self._said_last not in ("ended", "failed"))
         self.endpoint.remove()
+
+    def _said(self, message: messages.Message) -> None:
+        """Hear of its memory and its end; how it goes, it tells its own terminal."""
+        if isinstance(message, messages.NodeEvent):
+            self._said_last = message.state
+        else:
+            self._bus.wiring.memory.heard(self.endpoint, message)
 
     def _told(self, message: messages.Message) -> None:
         assert isinstance(message, messages.Topic)
-        if message.path:
-            self._appeared(message.topic, message.path)
-        else:
-            self.endpoint.worker.send(message)
+        if message.is_there:
+            self._appeared(message.topic)
 
-    def _appeared(self, topic: str, path: str) -> None:
-        found = [port for port, wanted in self._waiting.items() if wanted == topic]
-        for port in found:
-            del self._waiting[port]
-            self.endpoint.worker.send(messages.Subscribe(port, topic, path, page=0), [counters.create()])
-        if found and not self._waiting:
+    def _appeared(self, topic: str) -> None:
+        """Feed every input that wants a topic. One that names a single topic takes it once, and ends with it."""
+        for port, pattern in self._join.inputs.items():
+            if matches(pattern, topic) and (port, pattern) not in self._fed:
+                owner, out = self._bus.directory.output(topic)
+                self._bus.wiring.subscribe(owner, out, self.endpoint, port, topic, self._join)
+                if "*" not in pattern:
+                    self._fed.add((port, pattern))
+        if len(self._fed) == len(self._join.inputs):
             self.endpoint.worker.send(messages.Go(""))
+
+
+@attrs.frozen
+class Bus:
+    """What a host has for topics."""
+
+    directory: Directory
+    wiring: Wiring
 
 
 class Hands:
@@ -73,14 +97,14 @@ class Hands:
         reactor: Reactor,
         folder: RunFolder,
         make_folder: Callable[[], Path],
-        directory: Directory,
+        bus: Bus,
         token: str,
         announced: Callable[[Endpoint, messages.Join], None],
     ) -> None:
         self._reactor = reactor
         self._folder = folder
         self._make_folder = make_folder
-        self._directory = directory
+        self._bus = bus
         self._token = token
         self._announced = announced
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -127,15 +151,6 @@ class Hands:
             if message.session:
                 self._announced(endpoint, message)
             else:
-                self._by_topics(endpoint, message)
+                Hand(endpoint, message, self._bus)
         except RmbusError as error:
             worker.send(messages.Refused(type(error).__name__, str(error)))
-
-    def _by_topics(self, endpoint: Endpoint, message: messages.Join) -> None:
-        hand = Hand(endpoint, message, self._directory)
-        endpoint.worker.on_message = _noted
-        endpoint.worker.on_exit = lambda status: hand.leave()
-
-
-def _noted(message: messages.Message) -> None:
-    """A node that was started by hand tells its own terminal how it goes."""

@@ -1,4 +1,4 @@
-"""The directory of topics on a host: who publishes what, and where subscribers connect."""
+"""The directory of topics on a host: who publishes what, and who wants to know."""
 
 from __future__ import annotations
 
@@ -23,25 +23,23 @@ class Watch:
 
 
 class Directory:
-    """Names of topics, each with one publisher."""
+    """Names of topics, each an output of one process."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, str] = {}
-        self._owners: dict[str, Endpoint] = {}
+        self._outputs: dict[str, tuple[Endpoint, str]] = {}
         self._watches: list[Watch] = []
 
     def publish(self, endpoint: Endpoint, topics: Mapping[str, str]) -> None:
-        """Let a process publish outputs, port to topic.
+        """Let outputs of a process be topics, port to topic.
 
         Raises:
             HostError: a name is taken.
         """
         self.check_free(topics)
-        path, listener = endpoint.listen("pub.sock")
-        endpoint.worker.send(messages.Publish(dict(topics), listener=0, path=str(path)), [listener])
-        for topic in topics.values():
-            self._owners[topic] = endpoint
-            self._set(topic, str(path))
+        endpoint.worker.send(messages.Publish(dict(topics)))
+        for port, topic in topics.items():
+            self._outputs[topic] = endpoint, port
+            self._tell(topic, is_there=True)
 
     def check_free(self, topics: Mapping[str, str]) -> None:
         """Let names pass that nobody publishes.
@@ -50,24 +48,28 @@ class Directory:
             HostError: a name is taken.
         """
         for topic in topics.values():
-            if topic in self._owners:
+            if topic in self._outputs:
                 raise HostError(f"the topic {topic!r} is published already: choose another name, or end its publisher")
 
     def free(self, topics: Mapping[str, str], mark: str) -> dict[str, str]:
         """Return names that nobody has: those given, or with a mark behind the first segment where one is taken."""
-        if not any(topic in self._owners for topic in topics.values()):
+        if not any(topic in self._outputs for topic in topics.values()):
             return dict(topics)
         return {port: topic.replace("/", f"-{mark}/", 1) for port, topic in topics.items()}
 
     def withdraw(self, endpoint: Endpoint) -> None:
         """A process has ended: its topics are gone."""
-        for topic in [topic for topic, owner in self._owners.items() if owner is endpoint]:
-            del self._owners[topic]
-            self._set(topic, "")
+        for topic in [topic for topic, (owner, _) in self._outputs.items() if owner is endpoint]:
+            del self._outputs[topic]
+            self._tell(topic, is_there=False)
 
-    def matching(self, pattern: str) -> list[tuple[str, str]]:
-        """Return the topics that match, each with the path of its socket."""
-        return [(topic, path) for topic, path in sorted(self._paths.items()) if matches(pattern, topic)]
+    def matching(self, pattern: str) -> list[str]:
+        """Return the topics that match."""
+        return [topic for topic in sorted(self._outputs) if matches(pattern, topic)]
+
+    def output(self, topic: str) -> tuple[Endpoint, str]:
+        """Return the process and the output that a topic is."""
+        return self._outputs[topic]
 
     def watch(self, pattern: str, tell: Tell) -> None:
         """Tell of every topic that matches and appears or goes from now on."""
@@ -78,11 +80,7 @@ class Directory:
         """Tell no more."""
         self._watches = [watch for watch in self._watches if watch.tell != tell]
 
-    def _set(self, topic: str, path: str) -> None:
-        if path:
-            self._paths[topic] = path
-        else:
-            del self._paths[topic]
+    def _tell(self, topic: str, *, is_there: bool) -> None:
         for watch in self._watches:
             if matches(watch.pattern, topic):
-                watch.tell(messages.Topic(topic, path))
+                watch.tell(messages.Topic(topic, is_there))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rmbus.errors import FormatError, PipelineError
 from rmbus.formats import Audio, Video, fits, kind, show
-from rmbus.layouts import Array, is_writable
+from rmbus.layouts import Array
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, now_ns
 from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
 from rmbus.stamps import Stamp
@@ -24,18 +24,6 @@ class Emission(NamedTuple):
 
     port: str
     value: Frame | Interrupt
-
-
-def _settled(frame: Frame) -> Frame:
-    """Return a frame that its maker can change no more: with a copy, where he still holds what lies below its array.
-
-    Frames wait in mailboxes while the node goes on, and it may well draw the next picture into the same array.
-    """
-    if isinstance(frame, VideoFrame | AudioFrame) and is_writable(frame.array):
-        own = frame.array.copy(order="K")
-        own.setflags(write=False)
-        return frame.with_array(own)
-    return frame
 
 
 class Converter:
@@ -70,7 +58,7 @@ class Converter:
             raise PipelineError(self._unclear(value))  # pyright: ignore[reportUnknownArgumentType] -- likewise
         if isinstance(value, Interrupt) or value is Interrupt:
             return Emission(port, Interrupt())
-        frame = _settled(_captured(self._frame(port, value, origin), origin))
+        frame = _captured(self._frame(port, value, origin), origin)
         self._check(port, frame)
         return Emission(port, frame)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from rmbus.errors import FormatError
-from rmbus.media import AudioFrame, Frame, VideoFrame
+from rmbus.media import AudioFrame, Frame, VideoFrame, bare
 from rmbus.node import LENDER, Node, Ports, call_of, ports
+from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter, Emission
 from rmbus.runtime.eventloop import EventLoop
-from rmbus.stamps import put
+from rmbus.stamps import memory_of, put, remember
+from rmbus.transport.memory import Held
 
 __all__ = ["Emission", "Invoker"]
 
@@ -40,7 +42,17 @@ class Invoker:
         self._loop: EventLoop | None = None
         self._lent: deque[Emission] = deque()
         self._origin: Frame | None = None
+        self._room: Callable[[str, int], Held | None] = _no_room
         node.__dict__[LENDER] = self._lend
+
+    def lend_from(self, room: Callable[[str, int], Held | None]) -> None:
+        """Take what `loan` lends from shared memory: `room` returns some for an output and a size, or None."""
+        self._room = room
+
+    def forget(self) -> None:
+        """Let go of the content of the last input frame; `flush` needs its header alone."""
+        if self._origin is not None and memory_of(self._origin) is not None:
+            self._origin = bare(self._origin)
 
     def initialize(self) -> None:
         """Call the node's `initialize`."""
@@ -153,14 +165,24 @@ class Invoker:
         model = self._origin if like is None else like
         if not isinstance(model, VideoFrame | AudioFrame):
             raise FormatError(f"loan() lends a video or audio frame: give `like=` one, not {type(model).__name__}")
-        array = np.zeros_like(model.array)
+        held = self._room(port, model.array.nbytes) if model.array.nbytes > INLINE_BYTES else None
+        if held is None:
+            array = np.zeros_like(model.array)
+        else:
+            array = held.view().view(model.array.dtype).reshape(model.array.shape)
         lent = model.with_array(array)
         put(lent, "array", array)
         yield lent
-        put(lent, "array", model.with_array(array).array)
-        emission = self._converter.emission((self.ports.outputs[port], lent), model)
+        sent = remember(model.with_array(array), held)
+        array.setflags(write=False)
+        put(lent, "array", sent.array)
+        emission = self._converter.emission((self.ports.outputs[port], sent), model)
         if emission is not None:
             self._lent.append(emission)
+
+
+def _no_room(port: str, size: int) -> None:
+    """Lend from the heap: there is no shared memory where a node runs inline."""
 
 
 # As functions, for isinstance() would leave what they yield unknown to the type checkers.

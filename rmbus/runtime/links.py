@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from fractions import Fraction
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-import zmq
+import numpy as np
 
 from rmbus import formats, media
 from rmbus.delivery import Delivery
-from rmbus.errors import Broken, MalformedFrame
+from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame
 from rmbus.protocol import lane
-from rmbus.protocol.frames import Header, Kind, decode_header, encode_header
+from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
+from rmbus.protocol.limits import MAX_FRAMES
+from rmbus.stamps import remember
+from rmbus.transport import memory
 from rmbus.transport.counters import Edge, Page
+from rmbus.transport.lanes import Lane
 from rmbus.transport.mailbox import Item, Mailbox
-from rmbus.transport.sockets import Socket, open_socket
+from rmbus.transport.memory import Held, Ledger, Lending
 
-Parts = list[memoryview]
+LEASE_QUOTA: Final = 16
+"""Frames that a consumer may hold in its producer's memory, beside those that wait for it."""
+
+BATCH_BYTES: Final = 64 * 1024
+"""Frames that are due at once go in one message up to this size."""
+
+_EPOCH_SHIFT: Final = 40
 
 
 class Arrival:
@@ -30,207 +39,233 @@ class Arrival:
     def __init__(self, link: InputLink, header: Header, place: int, frame: Frame | None) -> None:
         self.link, self.header, self.place, self.frame = link, header, place, frame
 
+    def release(self) -> None:
+        """Let go of the frame: where it lies in its producer's memory, that gets it back."""
+        self.frame = None
+
 
 class InputLink:
-    """The consumer's end of one edge, or of a topic.
+    """The consumer's end of one edge.
 
     It checks the order, decodes, and grants credit: a frame's credit returns when its `process` ends.
+
+    Attributes:
+        lane: by which its producer is answered; None until that has shown itself.
+        topic: the name of what feeds it, "" for an edge of a pipeline.
     """
 
-    def __init__(self, port: str, page: Page, *, credit: int, token: bytes = b"", topic: str = "") -> None:
-        self.port, self.token, self.topic = port, token, topic
+    def __init__(
+        self,
+        edge: int,
+        port: str,
+        page: Page,
+        segments: Mapping[int, memory.Mapping],
+        *,
+        credit: int,
+        token: bytes = b"",
+        topic: str = "",
+    ) -> None:
+        self.edge, self.port, self.token, self.topic = edge, port, token, topic
         self.page = page
         self.ended = False
+        self.lane: Lane | None = None
         self.format: formats.Format = Any
-        self.route: bytes | None = None
+        self._words = page.words
+        self._segments = segments
         self._credit = credit
-        self._last_place = 0
-        self._done = 0
+        self._epoch = 0
+        self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
+        self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
-    @property
-    def grant(self) -> int:
-        """The data frame up to which the producer may send."""
-        return self._done + self._credit
+    def mark(self, lane_end: Lane, epoch: int) -> None:
+        """A producer has shown the edge's token: a link begins."""
+        if epoch != self._epoch:
+            self._ledger.end()
+            self._ledger = Ledger(self.page, self._credit + LEASE_QUOTA)
+            self._epoch = epoch
+            self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
+        self.lane = lane_end
+        lane_end.send(lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(self._credit)))
 
-    def receive(self, message: lane.Message) -> Arrival:
-        """Take a frame off the lane.
+    def receive(self, message: lane.Message) -> list[Arrival]:
+        """Take frames off the lane.
 
         Raises:
-            Broken: one before it is missing. ProtocolError: it is not as specified.
+            Broken: one before them is missing. ProtocolError: they are not as specified.
         """
-        if message.number != self._last_place + 1:
-            raise Broken(f"input {self.port!r} received place {message.number} after {self._last_place}")
-        self._last_place = message.number
-        return self.decode(message)
+        place, entries = message.number, decode_frames(message.body)
+        if place != self._last_place + 1:
+            raise Broken(f"input {self.port!r} received place {place} after {self._last_place}")
+        self._last_place += len(entries)
+        arrived: list[Arrival] = []
+        for entry in entries:
+            header = entry.header
+            if header.kind < 16:
+                payload = entry.payload if type(entry.payload) is bytes else self._fetch(entry, place, message.payload)
+                self._words[Edge.RECEIVED] += 1
+                frame = media.decode(header, payload, self.format, topic=self.topic)
+                if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                    remember(frame, payload.base)
+                arrived.append(Arrival(self, header, place, frame))
+            else:
+                if header.kind == Kind.FORMAT:
+                    self.format = formats.from_wire(header.extra)
+                arrived.append(Arrival(self, header, place, None))
+            place += 1
+        return arrived
 
-    def decode(self, message: lane.Message) -> Arrival:
-        """Decode a frame, whatever its place."""
-        header = decode_header(message.header)
-        if header.kind == Kind.FORMAT:
-            self.format = formats.from_wire(header.extra)
-        if header.kind >= 16:
-            return Arrival(self, header, message.number, None)
-        self.page.words[Edge.RECEIVED] += 1
-        frame = media.decode(header, message.payload, self.format, topic=self.topic)
-        return Arrival(self, header, message.number, frame)
-
-    def begin(self, arrival: Arrival) -> None:
+    def begin(self, arrival: Arrival, now_ns: int) -> None:
         """Count a data frame as delivered: its `process` begins now."""
-        words = self.page.words
+        words = self._words
         words[Edge.DELIVERED] += 1
-        words[Edge.BEGAN] = time.monotonic_ns()
-        if arrival.header.captured_ns:
-            self.page.latency(time.time_ns() - arrival.header.captured_ns)
+        words[Edge.BEGAN] = now_ns
+        captured_ns = arrival.header.captured_ns
+        if captured_ns:
+            self.page.latency(time.time_ns() - captured_ns)
 
-    def finish(self, arrival: Arrival) -> lane.Message:
-        """Return the credit and acknowledgement that an arrival's end gives."""
-        if arrival.frame is not None:
+    def finish(self, arrival: Arrival) -> bool:
+        """An arrival has been dealt with; whether the producer should be told at once, lest it waits."""
+        self._finished = arrival.place
+        if arrival.header.kind < 16:
             self._done += 1
-            words = self.page.words
-            words[Edge.DONE] = self._done
+            words = self._words
+            words[Edge.DONE] += 1
             words[Edge.BEGAN] = 0
-        return lane.Message(lane.Type.CREDIT, arrival.place, lane.pack_grant(self.grant))
+        return self._done - self._told >= self._credit >> 1
+
+    def tell(self) -> None:
+        """Return credit, and acknowledge."""
+        if self.lane is not None and (self._finished != self._acknowledged):
+            self._told, self._acknowledged = self._done, self._finished
+            grant = lane.pack_grant(self._done + self._credit)
+            self._answer(lane.Message(lane.Type.CREDIT, self._finished, grant))
+
+    def _answer(self, message: lane.Message) -> None:
+        assert self.lane is not None
+        try:
+            self.lane.send(message)
+        except Closed:
+            self.lane = None  # the producer is gone; its host will say so, and what it has sent is still good
+
+    def _fetch(self, entry: Entry, place: int, apart: lane.Buffer) -> Any:
+        """Return a payload that is not in the message."""
+        where = entry.payload
+        if not isinstance(where, Place):
+            if where != len(apart):
+                raise MalformedFrame(f"a frame announces a payload of {where!r} bytes, and {len(apart)} have come")
+            return apart
+        segment = self._segments.get(where.segment)
+        if segment is None or where.offset + where.size > segment.size or not entry.ticket:
+            raise MalformedFrame(f"a frame on input {self.port!r} lies where this process has no memory: {where}")
+        return self._ledger.take(segment, where, entry.ticket, self._epoch << _EPOCH_SHIFT | place)
 
 
 class OutputLink:
-    """The producer's end of one edge: its mailbox and its socket."""
+    """The producer's end of one edge: its mailbox and its lane.
+
+    Attributes:
+        shares: whether frames may go by reference. segments: numbers of those that its consumer has mapped.
+        is_up: whether the mark has come back. is_full: whether the lane takes nothing more just now; then `on_full`
+            is called, and `flush` is due when there is room.
+    """
 
     def __init__(
-        self, number: int, context: zmq.Context[Socket], path: str, token: bytes, delivery: Delivery, page: Page
+        self,
+        edge: int,
+        end: Lane,
+        token: bytes,
+        delivery: Delivery,
+        page: Page,
+        segments: set[int],
+        *,
+        shares: bool = True,
+        epoch: int = 1,
+        resends: bool = False,
     ) -> None:
-        self.number = number
-        self.page = page
-        self.mailbox = Mailbox(delivery, page)
-        self.is_up = False
-        self.socket = open_socket(context, zmq.DEALER)
-        self.socket.connect(f"ipc://{path}")
-        self._send(lane.Message(lane.Type.MARK, 1, token))
+        self.edge, self.lane, self.page = edge, end, page
+        self.mailbox = Mailbox(delivery, page, resends=resends)
+        self.shares, self.segments = shares, segments
+        self.is_up = self.is_full = False
+        self.on_full: Callable[[], None] = _nothing
+        self._words = page.words
+        self._token = token
+        self._epoch = epoch
+        self.lending = Lending(page)
+        self._say(lane.Message(lane.Type.MARK, epoch, token))
 
     def pump(self) -> None:
-        """Send what the mailbox and the window allow."""
-        take = self.mailbox.take
-        message = take()
-        while message is not None:
-            self._send(message)
-            message = take()
+        """Send what the mailbox, the window and the lane allow."""
+        if not self._takes_more():
+            return
+        box = self.mailbox
+        frames: list[bytes] = []
+        first = size = 0
+        while self._takes_more() and (item := box.take()) is not None:
+            frame, payload = (item.frame, item.payload) if item.held is None else self._shared(item)
+            if frames and (len(payload) or size + len(frame) > BATCH_BYTES or len(frames) == MAX_FRAMES):
+                self._say(lane.Message(lane.Type.FRAMES, first, join_frames(frames)))
+                frames, size = [], 0
+            if not frames:
+                first = box.place
+            if len(payload):
+                self._say(lane.Message(lane.Type.FRAMES, first, join_frames([frame]), payload))
+                continue
+            frames.append(frame)
+            size += len(frame)
+        if frames:
+            self._say(lane.Message(lane.Type.FRAMES, first, join_frames(frames)))
 
-    def answered(self) -> bool:
+    def _takes_more(self) -> bool:
+        return self.is_up and not self.is_full
+
+    def flush(self) -> None:
+        """Send what the lane had to keep, then what waits."""
+        try:
+            self.is_full = not self.lane.flush()
+        except Closed:
+            self.is_up = False
+        if self.is_full:
+            self.on_full()
+        self.pump()
+
+    def answered(self, message: lane.Message) -> bool:
         """Take what the consumer has said; whether the link came up by it."""
-        came_up = False
-        while True:
-            try:
-                parts = self.socket.recv_multipart(zmq.DONTWAIT, copy=True)
-            except zmq.Again:
-                return came_up
-            message = lane.decode([memoryview(part) for part in parts])
-            grant = lane.unpack_grant(message.header)
-            if message.type == lane.Type.MARK_BACK:
-                came_up = not self.is_up
-                self.is_up = True
-                self.page.words[Edge.LINKED] = 1
-                self.mailbox.grant(grant)
-            elif message.type == lane.Type.CREDIT:
-                self.mailbox.acknowledge(message.number, grant)
-            else:
-                raise MalformedFrame(f"a consumer sent a lane message of type {message.type}")
+        kind = message.type
+        if kind == lane.Type.CREDIT:
+            self.mailbox.acknowledge(message.number, lane.unpack_grant(message.body))
+            return False
+        if kind != lane.Type.MARK_BACK or message.number != self._epoch:
+            raise MalformedFrame(f"a consumer sent a lane message of type {kind}, number {message.number}")
+        self.mailbox.grant(lane.unpack_grant(message.body))
+        came_up, self.is_up = not self.is_up, True
+        self._words[Edge.LINKED] = 1
+        return came_up
 
     def note_blocked(self, blocked: bool) -> None:
         """Write into the account since when the node waits for this edge."""
-        words = self.page.words
+        words = self._words
         if blocked != bool(words[Edge.BLOCKED_SINCE]):
             words[Edge.BLOCKED_SINCE] = time.monotonic_ns() if blocked else 0
 
-    def _send(self, message: lane.Message) -> None:
-        send_parts(self.socket, lane.encode(message))
+    def _shared(self, item: Item) -> tuple[bytes, Any]:
+        """Return a frame by reference where the consumer can see its memory, else apart."""
+        held: Held = item.held
+        if held.place.segment in self.segments:
+            ticket = self.lending.lend(held, self._epoch << _EPOCH_SHIFT | self.mailbox.place)
+            if ticket:
+                self._words[Edge.SHARED] += 1
+                return with_ticket(item.frame, ticket), b""
+        assert item.header is not None
+        return encode_frame(item.header, item.size), held.view()
+
+    def _say(self, message: lane.Message) -> None:
+        try:
+            self.is_full = not self.lane.send(message)
+        except Closed:
+            self.is_up = False  # the consumer is gone; its host will say so
+        if self.is_full:
+            self.on_full()
 
 
-def send_parts(socket: Socket, parts: list[lane.Buffer]) -> None:
-    """Send the parts of a message; a large payload is not copied."""
-    if len(parts) == 1:
-        socket.send(parts[0], zmq.DONTWAIT)
-        return
-    socket.send(parts[0], zmq.DONTWAIT | zmq.SNDMORE)
-    socket.send(parts[1], zmq.DONTWAIT, copy=False)
-
-
-class OutputPort:
-    """One output: encodes each frame once, whatever the number of its edges.
-
-    Attributes:
-        links: its edges. topic: what a message of its topic begins with, b"" where it has none.
-        is_heard: whether somebody subscribes to the topic; only then is it published.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.links: list[OutputLink] = []
-        self.topic = b""
-        self.is_heard = False
-        self.published: deque[lane.Message] = deque()
-        self._seq = 0
-        self._turn = 0
-        self._places = 0
-        self._format: formats.Format = Any
-        self._format_item: Item | None = None
-
-    @property
-    def has_room(self) -> bool:
-        """Whether no edge of this output is full."""
-        return all(link.mailbox.has_room for link in self.links)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether everything that left here has been processed, or dropped."""
-        return all(link.mailbox.is_settled for link in self.links)
-
-    def send(self, frame: Frame) -> None:
-        """Offer a frame to every edge, a `format` frame before it where the format is new."""
-        if not self.links and not self.is_heard:
-            self._seq += 1
-            self._places += 1
-            return
-        form = frame.format
-        if form != self._format or self._format_item is None:
-            self._format = form
-            self._format_item = self._control(Kind.FORMAT, formats.to_wire(form))
-            self._offer(self._format_item)
-        kind, extra, payload = media.encode(frame)
-        base: Fraction = frame.time_base
-        header = Header(
-            kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra
-        )
-        self._seq += 1
-        key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
-        self._offer(Item(kind, encode_header(header), payload, key))
-
-    def control(self, kind: Kind, extra: Any = None) -> None:
-        """Put a control frame in band."""
-        self._offer(self._control(kind, extra))
-
-    def interrupt(self) -> None:
-        """Open a new turn: queued frames of older turns are thrown away."""
-        self._turn += 1
-        item = self._control(Kind.INTERRUPT, None)
-        for link in self.links:
-            link.mailbox.interrupt(item)
-        self._publish(item)
-
-    def introduction(self) -> list[lane.Message]:
-        """Return what a new subscriber of the topic must be told: the mark, and the format."""
-        told = [lane.Message(lane.Type.MARK, self._places, b"")]
-        if self._format_item is not None:
-            told.append(lane.Message(lane.Type.FRAME, self._places, self._format_item.header))
-        return told
-
-    def _control(self, kind: Kind, extra: Any) -> Item:
-        return Item(kind, encode_header(Header(kind, self._seq, self._turn, extra=extra)), b"")
-
-    def _offer(self, item: Item) -> None:
-        for link in self.links:
-            link.mailbox.offer(item)
-        self._publish(item)
-
-    def _publish(self, item: Item) -> None:
-        self._places += item.is_data
-        if self.is_heard:
-            self.published.append(lane.Message(lane.Type.FRAME, self._places, item.header, item.payload))
+def _nothing() -> None:
+    return

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
 import zmq
 
 from rmbus.delivery import Delivery
-from rmbus.errors import Broken, ProtocolError, RmbusError
-from rmbus.media import Frame
+from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.invoke import Emission, Invoker
-from rmbus.runtime.links import Arrival, InputLink, OutputLink, OutputPort
-from rmbus.runtime.topics import TopicReader, TopicWriter
+from rmbus.runtime.links import Arrival, InputLink, OutputLink
+from rmbus.runtime.memory import NodeMemory
+from rmbus.runtime.outputs import OutputPort
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
+from rmbus.transport.lanes import DealerLane, FastLane, RouterLane
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket, adopt, open_socket
 
-TOPIC_FRAMES: Final = 8
-"""Frames of a topic that wait for a slow reader."""
-
 MAX_EARLY: Final = 1024
 """Marks that wait for the host's word about their edge."""
+
+LOOK_NS: Final = 200_000
+"""While there is work, the lanes are looked at again after this time."""
+
+TRIM_S: Final = 1.0
+"""How often memory that is not used any more is given back."""
 
 
 class UpstreamFailed(Exception):
@@ -45,36 +50,55 @@ class NodeLoop:
         frame: the number of the frame that the user's code has been given last, or None.
     """
 
-    def __init__(self, invoker: Invoker, outputs: list[str], page: Page, *, is_source: bool) -> None:
+    def __init__(
+        self, invoker: Invoker, outputs: list[str], page: Page, memory: NodeMemory, *, is_source: bool
+    ) -> None:
         self.reactor = Reactor()
         self.frame: int | None = None
         self._invoker = invoker
         self._context: zmq.Context[Socket] = zmq.Context()
         self._words = page.words
+        self._memory = memory
         self._receiver: Socket | None = None
         self._tokens: dict[bytes, InputLink] = {}
         self._routes: dict[bytes, InputLink] = {}
         self._early: dict[bytes, tuple[bytes, int]] = {}
         self._inputs: list[InputLink] = []
-        self._ports = {name: OutputPort(name) for name in outputs}
-        self._links: list[OutputLink] = []
-        self._topics: TopicWriter | None = None
+        self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
+        self._owing: list[InputLink] = []
+        self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
         self._held: Emission | None = None
+        self._state = State.STARTING
         self._is_source = is_source
         self._may_start = False
         self._has_begun = False
         self._flushed = False
         self._ended = False
+        invoker.lend_from(lambda port, size: self._ports[port].room(size))
+        if outputs:
+            self.reactor.call_later(TRIM_S, self._trim)
 
     # --- wiring, called through the reactor --------------------------------------------------------------------------
 
-    def add_input(self, message: messages.Input, page: Page, listener: int | None) -> None:
-        """Expect an edge on the listening socket."""
-        link = InputLink(message.port, page, credit=message.credit, token=message.token)
+    def add_input(self, message: messages.Input, page: Page, listener: int | None, fast: int | None) -> None:
+        """Expect an edge, on a lane of its own or on the listening socket."""
+        link = InputLink(
+            message.edge,
+            message.port,
+            page,
+            self._memory.segments,
+            credit=message.credit,
+            token=message.token,
+            topic=message.topic,
+        )
         self._inputs.append(link)
+        if fast is not None:
+            end = FastLane(socket.socket(fileno=fast))
+            self.reactor.add(end.source, partial(self._read_fast, link, end))
+            return
         self._tokens[message.token] = link
         if message.token in self._early:
             self._mark(link, *self._early.pop(message.token))
@@ -85,31 +109,53 @@ class NodeLoop:
             adopt(self._receiver, listener, message.path)
             self.reactor.add(self._receiver, self._receive)
 
-    def add_output(self, message: messages.Output, page: Page, on_up: Callable[[], None]) -> None:
-        """Connect an edge, and call back when its mark has come back."""
-        delivery = Delivery(message.delivery, message.n)  # type: ignore[arg-type]  # checked by Delivery itself
-        link = OutputLink(message.edge, self._context, message.path, message.token, delivery, page)
-        self._ports[message.port].links.append(link)
-        self._links.append(link)
+    def add_output(self, message: messages.Output, page: Page, fast: int | None, on_up: Callable[[], None]) -> None:
+        """Begin an edge, and call back when its mark has come back."""
+        end: DealerLane | FastLane
+        if fast is not None:
+            end = FastLane(socket.socket(fileno=fast))
+        else:
+            dealer = open_socket(self._context, zmq.DEALER)
+            dealer.connect(f"ipc://{message.path}")
+            end = DealerLane(dealer)
+        link = OutputLink(
+            message.edge,
+            end,
+            message.token,
+            Delivery(message.delivery, message.n),  # type: ignore[arg-type]  # checked by Delivery itself
+            page,
+            self._memory.readers(message.edge),
+            shares=message.shared,
+            epoch=message.epoch,
+            resends=message.resends,
+        )
+        port = self._ports[message.port]
+        port.add(link, last=message.last)
+        link.on_full = partial(self._watch_room, link, end)
+        if link.is_full:
+            link.on_full()
+        self._watched[link.edge] = port, link, end
+        self.reactor.add(end.source, partial(self._answered, port, link, end, on_up))
 
-        def answered() -> None:
-            if link.answered():
-                on_up()
+    def publish(self, message: messages.Publish) -> None:
+        """Outputs are topics: keep the last frame of each for those who come later."""
+        for name in message.topics:
+            self._ports[name].keeps_last = True
 
-        self.reactor.add(link.socket, answered)
-
-    def publish(self, message: messages.Publish, listener: int) -> None:
-        """Publish outputs as topics."""
-        ports = {self._ports[name]: topic for name, topic in message.topics.items()}
-        self._topics = TopicWriter(self._context, listener, message.path, ports)
-        self.reactor.add(self._topics.socket, self._topics.subscribed)
-
-    def subscribe(self, message: messages.Subscribe, page: Page, on_up: Callable[[], None]) -> None:
-        """Feed an input from a topic."""
-        link = InputLink(message.port, page, credit=1, topic=message.topic)
-        self._inputs.append(link)
-        reader = TopicReader(self._context, message.path, link, on_up)
-        self.reactor.add(reader.socket, partial(self._read_topic, reader))
+    def gone(self, message: messages.Gone) -> None:
+        """The other end of an edge is gone."""
+        if message.reason != "producer_died":
+            port, link, end = self._watched.pop(message.edge)
+            self.reactor.remove(end.source)
+            end.close()
+            port.drop(link, message.reason)
+            return
+        for each in self._inputs:
+            if each.edge == message.edge and not each.ended:
+                if each.topic:
+                    sys.stderr.write(f"rmbus: topic {each.topic} has ended: its publisher is gone\n")
+                each.ended = True
+                self._invoker.ended(each.port)
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -122,14 +168,6 @@ class NodeLoop:
             self._has_begun = True
             self._held = None
             self._close_running()
-
-    def topic_gone(self, topic: str) -> None:
-        """The publisher of a topic is gone without an end of stream: the inputs that it fed have ended."""
-        for link in self._inputs:
-            if link.topic == topic and not link.ended:
-                sys.stderr.write(f"rmbus: topic {topic} has ended: its publisher is gone\n")
-                link.ended = True
-                self._invoker.ended(link.port)
 
     def abort(self, error: RmbusError) -> None:
         """Let `run` raise; called from any thread."""
@@ -147,29 +185,34 @@ class NodeLoop:
         Raises:
             whatever the user's code raises, as it is; UpstreamFailed; Broken; ProtocolError.
         """
+        look = 0
+        clock = time.monotonic_ns
         while not (self._ended and all(port.is_settled for port in self._ports.values())):
-            moved = self._step()
-            self._pump()
-            self.reactor.serve_once(wait=not moved)
-        self._set_state(State.ENDED)
+            if not self._step():
+                self._set_state(State.BLOCKED if self._held is not None else State.WAITING, clock())
+                self._tell_credit()
+                self.reactor.serve_once(wait=True)
+                look = clock()
+            elif clock() - look > LOOK_NS:
+                self.reactor.serve_once(wait=False)
+                look = clock()
+        self._tell_credit()
+        self._set_state(State.ENDED, clock())
 
     def fail(self, type_name: str, message: str) -> None:
         """Tell the nodes downstream, in band, that this one has failed."""
         for port in self._ports.values():
             port.control(Kind.ERROR, [type_name, message[:1000]])
-        self._pump()
 
     def close(self) -> None:
         """Close every socket."""
-        if self._topics is not None:
-            self._topics.close()
         self._context.destroy(linger=500)
         self.reactor.close()
 
     def _step(self) -> bool:
         """Do one thing, if there is one to do."""
         if self._held is not None:
-            return self._release()
+            return self._release(self._held)
         if self._running is not None:
             self._pull(self._running)
             return True
@@ -183,44 +226,50 @@ class NodeLoop:
         return self._end_if_over()
 
     def _pull(self, running: Iterator[Emission]) -> None:
-        self._set_state(State.BUSY)
+        if self._state != State.BUSY:
+            self._set_state(State.BUSY, time.monotonic_ns())
         emission = next(running, None)
-        self._set_state(State.WAITING)
         if emission is None:
             self._running = None
             self._finish()
         else:
-            self._held = emission
-            self._release()
+            self._release(emission)
 
-    def _release(self) -> bool:
-        """Send the emission that is held, if its output has room."""
-        held = self._held
-        assert held is not None
-        port = self._ports.get(held.port)
+    def _release(self, emission: Emission) -> bool:
+        """Send an emission if its output has room, else hold it."""
+        port = self._ports.get(emission.port)
         if port is None:  # nobody has joined it
             self._held = None
             return True
-        if isinstance(held.value, Interrupt):
+        if isinstance(emission.value, Interrupt):
             port.interrupt()
         elif port.has_room:
-            port.send(held.value)
+            port.send(emission.value)
             self._words[counters.Node.FRAMES_OUT] += 1
         else:
-            self._set_state(State.BLOCKED)
+            self._held = emission
             for link in port.links:
                 link.note_blocked(not link.mailbox.has_room)
             return False
-        self._held = None
-        for link in port.links:
-            link.note_blocked(False)
+        if self._held is not None:
+            self._held = None
+            for link in port.links:
+                link.note_blocked(False)
         return True
 
     def _begin(self, arrival: Arrival) -> None:
-        link, kind = arrival.link, arrival.header.kind
+        link = arrival.link
         if arrival.frame is not None:
-            self._process(arrival, arrival.frame)
+            now = time.monotonic_ns()
+            self._current = arrival
+            self.frame = arrival.header.seq
+            link.begin(arrival, now)
+            self._words[counters.Node.FRAMES_IN] += 1
+            if self._state != State.BUSY:
+                self._set_state(State.BUSY, now)
+            self._given(self._invoker.process(arrival.frame, link.port))
             return
+        kind = arrival.header.kind
         if kind == Kind.EOS:
             link.ended = True
             self._invoker.ended(link.port)
@@ -228,24 +277,32 @@ class NodeLoop:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         self._credit(arrival)
 
-    def _process(self, arrival: Arrival, frame: Frame) -> None:
-        self._current = arrival
-        self.frame = arrival.header.seq
-        arrival.link.begin(arrival)
-        self._words[counters.Node.FRAMES_IN] += 1
-        self._set_state(State.BUSY)
-        self._running = iter(self._invoker.process(frame, arrival.link.port))
-        self._set_state(State.WAITING)
+    def _given(self, emissions: Iterable[Emission]) -> None:
+        """Take what `process` gave: nothing, some emissions, or an iterator that is pulled from now on."""
+        if emissions:
+            self._running = iter(emissions)
+        else:
+            self._finish()
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None
         if arrival is not None:
+            self._invoker.forget()
+            arrival.release()
             self._credit(arrival)
 
     def _credit(self, arrival: Arrival) -> None:
-        message = arrival.link.finish(arrival)
-        if self._receiver is not None and arrival.link.route is not None:
-            self._answer(arrival.link.route, message)
+        """An arrival is dealt with: tell its producer now, if it may wait for that, else when nothing else is to do."""
+        link = arrival.link
+        if link.finish(arrival):
+            link.tell()
+        elif link not in self._owing:
+            self._owing.append(link)
+
+    def _tell_credit(self) -> None:
+        for link in self._owing:
+            link.tell()
+        self._owing.clear()
 
     def _interrupted(self, arrival: Arrival) -> None:
         """A new turn upstream: drop what waits of older ones, stop what runs, and pass it on."""
@@ -253,6 +310,7 @@ class NodeLoop:
         for waiting in self._inbox:
             if waiting.link is arrival.link and waiting.frame is not None and waiting.header.turn < arrival.header.turn:
                 waiting.link.page.drop("interrupted", by_consumer=True)
+                waiting.release()
                 self._credit(waiting)
             else:
                 kept.append(waiting)
@@ -297,19 +355,56 @@ class NodeLoop:
             route, parts = frames[0].bytes, [frame.buffer for frame in frames[1:]]
             link = self._routes.get(route)
             if link is not None:
-                self._arrived(link.receive(lane.decode(parts)))
+                self._arrive(link, lane.decode(parts))
                 continue
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
 
-    def _read_topic(self, reader: TopicReader) -> None:
-        """Take in what a topic has; whoever reads too slowly loses the oldest, and it is counted."""
-        for arrival in reader.read():
+    def _read_fast(self, link: InputLink, end: FastLane) -> None:
+        """Take one message off a fast lane."""
+        try:
+            message = end.receive()
+        except Closed:
+            self.reactor.remove(end.source)
+            end.close()
+            link.lane = None
+            return
+        if message is None:
+            return
+        if message.type == lane.Type.FRAMES and link.lane is not None:
+            self._arrive(link, message)
+        elif message.type == lane.Type.MARK and bytes(message.body) == link.token:
+            link.mark(end, message.number)
+        else:
+            raise Broken(f"input {link.port!r}: a lane message of type {message.type} on its fast lane")
+
+    def _arrive(self, link: InputLink, message: lane.Message) -> None:
+        for arrival in link.receive(message):
             self._arrived(arrival)
-            waiting = [each for each in self._inbox if each.link is arrival.link and each.frame is not None]
-            if len(waiting) > TOPIC_FRAMES:
-                self._inbox.remove(waiting[0])
-                arrival.link.page.drop("overflow", by_consumer=True)
+
+    def _answered(
+        self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]
+    ) -> None:
+        """Take what a consumer says: one message of a fast lane, all of an ipc lane."""
+        while True:
+            try:
+                message = end.receive()
+            except Closed:
+                self.reactor.remove(end.source)  # its host will say what has become of the consumer
+                return
+            if message is None:
+                break
+            if link.answered(message):
+                on_up()
+            if isinstance(end, FastLane):
+                break
+        port.reclaim(link)
+        link.pump()
+
+    def _watch_room(self, link: OutputLink, end: DealerLane | FastLane) -> None:
+        """See to it that what a full lane has kept is sent when there is room."""
+        if self.reactor.watches(end.source):
+            self.reactor.add_writer(end.source, link.flush)
 
     def _arrived(self, arrival: Arrival) -> None:
         """Take an arrival in; an interrupt overtakes what waits."""
@@ -323,33 +418,25 @@ class NodeLoop:
         """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""
         if message.type != lane.Type.MARK:
             return
-        if message.header in self._tokens:
-            self._mark(self._tokens[message.header], route, message.number)
+        token = bytes(message.body)
+        if token in self._tokens:
+            self._mark(self._tokens[token], route, message.number)
         elif len(self._early) < MAX_EARLY:
-            self._early[message.header] = (route, message.number)  # quicker than the host's word of its edge
+            self._early[token] = (route, message.number)  # quicker than the host's word of its edge
 
     def _mark(self, link: InputLink, route: bytes, epoch: int) -> None:
         """A producer has shown an edge's token: what comes by this route is that edge's."""
-        link.route = route
-        self._routes[route] = link
-        self._answer(route, lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(link.grant)))
-
-    def _answer(self, route: bytes, message: lane.Message) -> None:
         assert self._receiver is not None
-        try:
-            self._receiver.send_multipart([route, *lane.encode(message)], zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            # the producer is gone; its host will say so, and what it has sent is still good
+        self._routes[route] = link
+        link.mark(RouterLane(self._receiver, route), epoch)
 
-    def _pump(self) -> None:
-        for link in self._links:
-            link.pump()
-        if self._topics is not None:
-            self._topics.pump()
+    def _trim(self) -> None:
+        for port in self._ports.values():
+            port.trim()
+        self.reactor.call_later(TRIM_S, self._trim)
 
-    def _set_state(self, state: State) -> None:
-        if self._words[counters.Node.STATE] != state:
+    def _set_state(self, state: State, now_ns: int) -> None:
+        if self._state != state:
+            self._state = state
             self._words[counters.Node.STATE] = state
-            self._words[counters.Node.SINCE] = time.monotonic_ns()
+            self._words[counters.Node.SINCE] = now_ns

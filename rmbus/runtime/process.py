@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from rmbus.node import Node
     from rmbus.runtime.invoke import Invoker
     from rmbus.runtime.loop import NodeLoop
+    from rmbus.runtime.memory import NodeMemory
+
+SWITCH_S: Final = 0.0005
+"""A thread of the user's that never waits may keep the interpreter from the data thread for no longer than this."""
 
 READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.loop")
 """What a spare process has imported before it is asked for."""
@@ -55,14 +59,17 @@ class Process:
         """
         from rmbus.runtime.invoke import Invoker
         from rmbus.runtime.loop import NodeLoop
+        from rmbus.runtime.memory import NodeMemory
 
+        sys.setswitchinterval(SWITCH_S)
         start = self._start
         loop: NodeLoop | None = None
         try:
             invoker = Invoker(load())
             invoker.join(start.inputs, start.outputs)
-            loop = NodeLoop(invoker, start.outputs, self._page, is_source=invoker.is_source)
-            listener = threading.Thread(target=self._listen, args=(loop,), name="rmbus-umbilical", daemon=True)
+            memory = NodeMemory(self._say)
+            loop = NodeLoop(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
+            listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
             listener.start()
             try:
                 invoker.initialize()
@@ -106,7 +113,7 @@ class Process:
     def _say(self, message: messages.Message) -> None:
         self._umbilical.send(message)
 
-    def _listen(self, loop: NodeLoop) -> None:
+    def _listen(self, loop: NodeLoop, memory: NodeMemory) -> None:
         """Serve the umbilical until it is cut."""
         while True:
             try:
@@ -116,6 +123,8 @@ class Process:
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
+            if memory.take(message, descriptors):
+                continue
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
 
 
@@ -149,20 +158,26 @@ def obey(
 ) -> None:
     """Carry out an order of the host in the node's loop."""
     if isinstance(message, messages.Input):
-        listener = descriptors[message.listener] if message.listener >= 0 else None
-        loop.add_input(message, Page(descriptors[message.page]), listener)
+        loop.add_input(
+            message,
+            Page(descriptors[message.page]),
+            _given(descriptors, message.listener),
+            _given(descriptors, message.lane),
+        )
         close_all([descriptors[message.page]])
     elif isinstance(message, messages.Output):
         edge = message.edge
-        loop.add_output(message, Page(descriptors[message.page]), lambda: say(messages.Linked(session, edge)))
-        close_all(descriptors)
+        loop.add_output(
+            message,
+            Page(descriptors[message.page]),
+            _given(descriptors, message.lane),
+            lambda: say(messages.Linked(session, edge)),
+        )
+        close_all([descriptors[message.page]])
     elif isinstance(message, messages.Publish):
-        loop.publish(message, descriptors[message.listener])
-    elif isinstance(message, messages.Subscribe):
-        loop.subscribe(message, Page(descriptors[message.page]), lambda: say(messages.Linked(session, -1)))
-        close_all(descriptors)
-    elif isinstance(message, messages.Topic):
-        loop.topic_gone(message.topic)
+        loop.publish(message)
+    elif isinstance(message, messages.Gone):
+        loop.gone(message)
     elif isinstance(message, messages.Go):
         loop.go()
     elif isinstance(message, messages.Stop):
@@ -170,6 +185,10 @@ def obey(
     else:
         close_all(descriptors)
         raise RmbusError(f"a node does not take {message.tag!r} messages")
+
+
+def _given(descriptors: list[int], place: int) -> int | None:
+    return descriptors[place] if place >= 0 else None
 
 
 def text_of(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import attrs
 
 from rmbus.delivery import Delivery
 from rmbus.errors import NodeError, node_error
-from rmbus.media import Frame, read_only_advice
+from rmbus.media import Frame, own, read_only_advice
 from rmbus.node import Interrupt
 from rmbus.runtime.invoke import Emission, Invoker
 
@@ -249,7 +249,7 @@ class Station:
             number = self._sent[emission.port]
             self._sent[emission.port] += 1
             self.frames_out += 1
-            frame = emission.value.stamped(seq=number, topic=f"{self.topic}/{emission.port}")
+            frame = own(emission.value).stamped(seq=number, topic=f"{self.topic}/{emission.port}")
             for link in links:
                 link.offer(frame)
         return True

@@ -12,7 +12,7 @@ import mmap
 import os
 from typing import Final
 
-PAGE_BYTES: Final = 4096
+PAGE_BYTES: Final = 8192
 REASONS: Final = (
     "overflow",  # the mailbox was full and the delivery drops
     "late",
@@ -23,12 +23,17 @@ REASONS: Final = (
     "producer_died",
     "link_lost",
     "stopped",  # the run was stopped while they were under way
+    "repeated",  # a producer that was started anew made them once more
 )
+
+TICKET_WORDS: Final = 512
+"""From here on, on an edge's page: for each ticket the number of the last frame that was given back; consumer."""
 
 _DROPPED_BY_PRODUCER: Final = 8
 _DROPPED_BY_CONSUMER: Final = 32
 _HISTOGRAM: Final = 64
 _PER_OCTAVE: Final = 16
+_BUCKETS: Final = 448
 _FIRST_OCTAVE: Final = 10  # 2**10 ns, about a microsecond
 
 
@@ -41,10 +46,13 @@ class Edge(enum.IntEnum):
     BYTES = 3  # producer
     ENDED = 4  # producer: end of stream was sent
     LINKED = 5  # producer: the mark has come back
+    SHARED = 6  # producer: data frames sent by reference
+    DUPLICATES = 7  # producer: data frames that a consumer had begun with when it died, and that were sent again
     RECEIVED = 24  # consumer
     DELIVERED = 25  # consumer: handed to `process`
     DONE = 26  # consumer: `process` has ended
     BEGAN = 27  # consumer: monotonic ns when the running `process` began, or 0
+    PINNED = 28  # consumer: frames copied to the heap, since it held too much of the producer's memory
     RELAYED = 60  # gateway
 
 
@@ -55,6 +63,7 @@ class Node(enum.IntEnum):
     SINCE = 1  # monotonic ns
     FRAMES_IN = 2
     FRAMES_OUT = 3
+    COPIED = 4  # bytes of large payloads that were copied on their way out
 
 
 class State(enum.IntEnum):
@@ -86,13 +95,17 @@ class Page:
         sums = {r: words[_DROPPED_BY_PRODUCER + k] + words[_DROPPED_BY_CONSUMER + k] for k, r in enumerate(REASONS)}
         return {reason: count for reason, count in sums.items() if count}
 
+    def dropped_by_consumer(self) -> int:
+        """Return how many frames the consumer has dropped itself, for whatever reason."""
+        return sum(self.words[_DROPPED_BY_CONSUMER : _DROPPED_BY_CONSUMER + len(REASONS)])
+
     def latency(self, nanoseconds: int) -> None:
         """Count one frame that took so long from its capture to its delivery."""
         self.words[_HISTOGRAM + _bucket(nanoseconds)] += 1
 
     def histogram(self) -> list[int]:
         """Return the counts of the latency buckets; see `percentile`."""
-        return self.words[_HISTOGRAM:].tolist()
+        return self.words[_HISTOGRAM : _HISTOGRAM + _BUCKETS].tolist()
 
     def close(self) -> None:
         """Unmap the page."""
@@ -115,7 +128,7 @@ def _bucket(nanoseconds: int) -> int:
         return 0
     octave = nanoseconds.bit_length() - 1
     fraction = ((nanoseconds - (1 << octave)) * _PER_OCTAVE) >> octave
-    return min((octave - _FIRST_OCTAVE) * _PER_OCTAVE + fraction, PAGE_BYTES // 8 - _HISTOGRAM - 1)
+    return min((octave - _FIRST_OCTAVE) * _PER_OCTAVE + fraction, _BUCKETS - 1)
 
 
 def percentile(histogram: list[int], share: float) -> float | None:

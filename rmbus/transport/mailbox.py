@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from rmbus.delivery import Delivery
-from rmbus.protocol import lane
-from rmbus.protocol.frames import Header, Kind, encode_header
+from rmbus.protocol.frames import Header, Kind, encode_frame
+from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import MAX_CREDIT
 from rmbus.transport.counters import Edge, Page
 
@@ -21,16 +22,24 @@ MAX_MAILBOX_BYTES: Final = 256 * 1024 * 1024
 
 
 class Item(NamedTuple):
-    """A frame on its way: its encoded header and its payload.
+    """A frame on its way.
 
     Attributes:
+        kind: of the frame. frame: encoded, with its payload where that is small.
+        size: bytes of the payload. payload: where it is large and in this process's own memory.
+        held: where it lies in shared memory. header: of a frame with either, which may have to be encoded anew.
         key: None for anything but encoded video; there, whether it can be decoded without those before it.
+        origin: what is told when this frame is processed by its consumer, or given up.
     """
 
     kind: int
-    header: bytes
-    payload: lane.Buffer
+    frame: bytes
+    size: int = 0
+    payload: Buffer = b""
+    held: Any = None
+    header: Header | None = None
     key: bool | None = None
+    origin: Callable[[], None] | None = None
 
     @property
     def is_data(self) -> bool:
@@ -39,22 +48,28 @@ class Item(NamedTuple):
 
 
 class Mailbox:
-    """The producer's end of one edge."""
+    """The producer's end of one edge.
 
-    def __init__(self, delivery: Delivery, page: Page) -> None:
+    Args:
+        delivery: its policy. page: its account.
+        resends: whether what was sent is kept until it is processed, and sent again in the next epoch.
+    """
+
+    def __init__(self, delivery: Delivery, page: Page, *, resends: bool = False) -> None:
         self.delivery = delivery
+        self.place = 0
         self._limit = 1 if delivery.kind == "latest" else delivery.n
         self._reliable = delivery.kind == "reliable"
         self._page = page
         self._words = page.words
         self._queue: deque[Item] = deque()
+        self._sent_items: deque[tuple[int, Item]] | None = deque() if resends and self._reliable else None
         self._frames = 0
         self._bytes = 0
         self._gap = 0
         self._awaiting_key = False
         self._sent = 0
         self._granted = 0
-        self._place = 0
         self._acknowledged = 0
         self._closed = False
 
@@ -66,7 +81,17 @@ class Mailbox:
     @property
     def is_settled(self) -> bool:
         """Whether everything that was offered has been processed by the consumer, or dropped."""
-        return self._closed or (not self._queue and self._acknowledged == self._place)
+        return self._closed or (not self._queue and self._acknowledged == self.place)
+
+    @property
+    def is_awaiting_key(self) -> bool:
+        """Whether encoded frames are dropped until a key frame comes."""
+        return self._awaiting_key
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody takes anything any more."""
+        return self._closed
 
     @property
     def waiting(self) -> int:
@@ -75,23 +100,24 @@ class Mailbox:
 
     def offer(self, item: Item) -> None:
         """Put a frame in, and drop what the policy says. A reliable mailbox is offered data only when it has room."""
-        if not item.is_data:
+        if item.kind >= 16:
             if not self._closed:
                 self._queue.append(item)
             return
         words = self._words
         words[Edge.PUBLISHED] += 1
-        words[Edge.BYTES] += len(item.payload)
+        words[Edge.BYTES] += item.size
         if self._closed:
-            self._page.drop("consumer_ended")
+            self._drop(item, "consumer_ended")
             return
-        if item.key is not None and not self._reliable and not self._takes_encoded(item):
-            return
-        while not self._reliable and (self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES):
-            self._drop_oldest("overflow")
+        if not self._reliable:
+            if item.key is not None and not self._takes_encoded(item):
+                return
+            while self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES:
+                self._drop_oldest("overflow")
         self._queue.append(item)
         self._frames += 1
-        self._bytes += len(item.payload)
+        self._bytes += item.size
 
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
@@ -99,28 +125,35 @@ class Mailbox:
 
     def acknowledge(self, place: int, granted: int) -> None:
         """The consumer has processed everything up to `place` and grants more."""
-        self._acknowledged = max(self._acknowledged, min(place, self._place))
+        self._acknowledged = max(self._acknowledged, min(place, self.place))
+        kept = self._sent_items
+        while kept and kept[0][0] <= self._acknowledged:
+            _settle(kept.popleft()[1])
         self.grant(granted)
 
-    def take(self) -> lane.Message | None:
-        """Return the next message to send, or None while there is none or the window is closed."""
+    def take(self) -> Item | None:
+        """Return the next frame to send, or None while there is none or the window is closed; `place` is its place."""
         if not self._queue:
             return None
         item = self._queue[0]
-        if item.is_data and self._sent >= self._granted:
+        is_data = item.kind < 16
+        if is_data and self._sent >= self._granted:
             return None
-        if self._gap and (item.is_data or item.kind == Kind.EOS):
+        self.place += 1
+        if self._gap and (is_data or item.kind == Kind.EOS):
             gap, self._gap = self._gap, 0
-            return self._message(encode_header(Header(Kind.GAP, 0, extra=[gap, "overflow"])), b"")
-        if item.is_data:
+            return Item(Kind.GAP, encode_frame(Header(Kind.GAP, 0, extra=[gap, "overflow"])))
+        self._queue.popleft()
+        if is_data:
             self._frames -= 1
-            self._bytes -= len(item.payload)
+            self._bytes -= item.size
             self._sent += 1
-            self._words[Edge.SENT] = self._sent
+            self._words[Edge.SENT] += 1
         elif item.kind == Kind.EOS:
             self._words[Edge.ENDED] = 1
-        self._queue.popleft()
-        return self._message(item.header, item.payload)
+        if self._sent_items is not None:
+            self._sent_items.append((self.place, item))
+        return item
 
     def interrupt(self, item: Item) -> None:
         """Throw away the queued frames, counted as interrupted, and let `item` overtake them."""
@@ -133,16 +166,51 @@ class Mailbox:
         rest = [waiting for waiting in self._queue if waiting.kind != Kind.INTERRUPT]
         self._queue = deque([*earlier, item, *rest])
 
+    def begin_epoch(self, introduction: Item | None) -> None:
+        """Another consumer takes over: what was sent and not processed is sent again, in order, in front of the rest.
+
+        Without `resends` it is dropped, as lost with the consumer. Places and grants begin anew.
+
+        Args:
+            introduction: the format, which it must be told first.
+        """
+        again: list[Item] = []
+        if self._sent_items is None:
+            self._drop_unprocessed("consumer_died")
+        else:
+            again = [item for _, item in self._sent_items]
+            self._sent_items.clear()
+        resent = sum(item.kind < 16 for item in again)
+        begun_again = self._processed() - self._words[Edge.DUPLICATES] - (self._words[Edge.SENT] - resent)
+        self._words[Edge.DUPLICATES] += max(0, begun_again)
+        self._words[Edge.SENT] -= resent
+        self._frames += resent
+        self._bytes += sum(item.size for item in again)
+        self.place = self._acknowledged = self._sent = self._granted = 0
+        if introduction is not None and not (again and again[0].kind == Kind.FORMAT):
+            again.insert(0, introduction)
+        self._queue.extendleft(reversed(again))
+
     def close(self, reason: str) -> None:
         """The consumer wants nothing more, or is gone: drop what waits, and all that comes."""
         while self._frames:
             self._drop_oldest(reason)
         self._queue.clear()
+        if not self._closed:
+            self._drop_unprocessed(reason)
+        for _, item in self._sent_items or ():
+            _settle(item)
         self._closed = True
 
-    def _message(self, header: bytes, payload: lane.Buffer) -> lane.Message:
-        self._place += 1
-        return lane.Message(lane.Type.FRAME, self._place, header, payload)
+    def _processed(self) -> int:
+        """How many data frames the consumer has begun with, or dropped, by its own word."""
+        return int(self._words[Edge.DELIVERED]) + self._page.dropped_by_consumer()
+
+    def _drop_unprocessed(self, reason: str) -> None:
+        """What was sent, and what a consumer that is gone has not begun with, is lost with it."""
+        lost = self._words[Edge.SENT] + self._words[Edge.DUPLICATES] - self._processed()
+        if lost > 0:
+            self._page.drop(reason, lost)
 
     def _takes_encoded(self, item: Item) -> bool:
         if self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES:
@@ -150,7 +218,7 @@ class Mailbox:
                 self._drop_oldest("awaiting_key")
             self._awaiting_key = True
         if self._awaiting_key and not item.key:
-            self._page.drop("awaiting_key")
+            self._drop(item, "awaiting_key")
             self._gap += 1
             return False
         self._awaiting_key = False
@@ -158,19 +226,28 @@ class Mailbox:
 
     def _drop_oldest(self, reason: str) -> None:
         for place, item in enumerate(self._queue):
-            if item.is_data:
+            if item.kind < 16:
                 del self._queue[place]
                 self._frames -= 1
-                self._bytes -= len(item.payload)
+                self._bytes -= item.size
                 self._gap += 1
-                self._page.drop(reason)
+                self._drop(item, reason)
                 break
         self._forget_formats()
 
+    def _drop(self, item: Item, reason: str) -> None:
+        self._page.drop(reason)
+        _settle(item)
+
     def _forget_formats(self) -> None:
         """Of the formats before the next data frame, keep the last: the frames of the others were dropped."""
-        ahead = list(itertools.takewhile(lambda item: not item.is_data, self._queue))
+        ahead = list(itertools.takewhile(lambda item: item.kind >= 16, self._queue))
         last = max((place for place, item in enumerate(ahead) if item.kind == Kind.FORMAT), default=0)
         for place in reversed(range(last)):
             if ahead[place].kind == Kind.FORMAT:
                 del self._queue[place]
+
+
+def _settle(item: Item) -> None:
+    if item.origin is not None:
+        item.origin()

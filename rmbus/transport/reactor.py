@@ -1,6 +1,8 @@
 """One thread that waits for many things: ZeroMQ sockets, descriptors, timers and calls from other threads.
 
-Level-triggered by `zmq.Poller`, so that no event is ever missed, and free of callbacks in other threads.
+Descriptors are watched level-triggered. A ZeroMQ socket is watched by its own descriptor, which tells of changes only,
+and only once: so each is asked what it has (`ZMQ_EVENTS`) before every wait, and no event is missed whatever was done
+with it in between. Nothing is called back in another thread.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -38,8 +41,10 @@ class Reactor:
     """Runs callbacks for readable sockets and descriptors, for timers, and for `call_soon` from any thread."""
 
     def __init__(self) -> None:
-        self._poller = zmq.Poller()
+        self._epoll = select.epoll()
         self._readers: dict[int | Socket, Callback] = {}
+        self._writers: dict[int, Callback] = {}
+        self._sockets: dict[Socket, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._calls: deque[Callback] = deque()
@@ -50,13 +55,30 @@ class Reactor:
 
     def add(self, source: int | Socket, callback: Callback) -> None:
         """Call `callback` whenever `source` is readable."""
+        if source not in self._readers:
+            if isinstance(source, int):
+                self._epoll.register(source, select.EPOLLIN)
+            else:
+                self._sockets[source] = int(source.getsockopt(zmq.FD))
+                self._epoll.register(self._sockets[source], select.EPOLLIN)
         self._readers[source] = callback
-        self._poller.register(source, zmq.POLLIN)
 
     def remove(self, source: int | Socket) -> None:
         """Stop watching `source`; harmless when it is not watched."""
-        if self._readers.pop(source, None) is not None:
-            self._poller.unregister(source)
+        if self._readers.pop(source, None) is None:
+            return
+        if not isinstance(source, int):
+            self._epoll.unregister(self._sockets.pop(source))
+        else:
+            self._writers.pop(source, None)
+            self._epoll.unregister(source)
+
+    def add_writer(self, source: int | Socket, callback: Callback) -> None:
+        """Call `callback` once, when a descriptor, which is being watched, takes more. ZeroMQ sockets queue."""
+        if not isinstance(source, int):
+            return
+        self._writers[source] = callback
+        self._epoll.modify(source, select.EPOLLIN | select.EPOLLOUT)
 
     def watches(self, source: int | Socket) -> bool:
         """Whether `source` is being watched."""
@@ -86,11 +108,25 @@ class Reactor:
 
     def serve_once(self, *, wait: bool) -> None:
         """Make one round: run what is due; with `wait`, until something is."""
-        for source, _ in self._poller.poll(self._timeout_ms() if wait else 0):
-            callback = self._readers.get(source)  # an earlier callback of this round may have removed it
-            if callback is not None:
+        served = self._serve_sockets() if self._sockets else False
+        for descriptor, events in self._epoll.poll(self._timeout_s() if wait and not served else 0):
+            if events & select.EPOLLOUT and descriptor in self._writers:
+                self._epoll.modify(descriptor, select.EPOLLIN)
+                self._writers.pop(descriptor)()
+            callback = self._readers.get(descriptor)  # an earlier callback of this round may have removed it
+            if callback is not None and events & ~select.EPOLLOUT:
                 callback()
-        self._run_timers()
+        if self._timers:
+            self._run_timers()
+
+    def _serve_sockets(self) -> bool:
+        """Call back for each ZeroMQ socket that has something; whether any had."""
+        served = False
+        for socket in list(self._sockets):
+            if socket in self._sockets and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                self._readers[socket]()
+                served = True
+        return served
 
     def close(self) -> None:
         """Give the wake-up descriptor back."""
@@ -98,13 +134,13 @@ class Reactor:
             self.remove(self._wake)
             os.close(self._wake)
             self._wake = -1
+            self._epoll.close()
 
-    def _timeout_ms(self) -> int | None:
-        while self._timers and self._timers[0][2].cancelled:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return None
-        return max(0, int((self._timers[0][0] - time.monotonic()) * 1000) + 1)
+    def _timeout_s(self) -> float | None:
+        timers = self._timers
+        while timers and timers[0][2].cancelled:
+            heapq.heappop(timers)
+        return max(0.0, timers[0][0] - time.monotonic()) if timers else None
 
     def _run_timers(self) -> None:
         now = time.monotonic()

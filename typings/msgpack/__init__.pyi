@@ -9,6 +9,10 @@ class ExtType(NamedTuple):
 
 class UnpackException(Exception): ...
 
+class Packer:
+    def __init__(self) -> None: ...
+    def pack(self, obj: object) -> bytes: ...
+
 def packb(
     o: object,
     *,

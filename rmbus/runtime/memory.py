@@ -1,0 +1,106 @@
+"""A node's shared memory: what it may read, and the pools that its outputs take slots from.
+
+What the host says of it is served by the umbilical's thread, so that a producer gets its memory while its consumers
+are busy, and while it waits for it in the middle of the user's code.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+from rmbus.protocol import messages
+from rmbus.transport.memory import Mapping, Pool
+from rmbus.transport.umbilical import close_all
+
+SHARE_S: Final = 2.0
+"""How long the word that readers have mapped a foreign segment may take."""
+
+
+class NodeMemory:
+    """The segments of one process.
+
+    Attributes:
+        segments: those that it may read, by number.
+    """
+
+    def __init__(self, say: Callable[[messages.Message], None]) -> None:
+        self._say = say
+        self.segments: dict[int, Mapping] = {}
+        self._pools: dict[str, Pool] = {}
+        self._readers: defaultdict[int, set[int]] = defaultdict(set)
+        self._answered: set[tuple[str, int]] = set()
+        self._changed = threading.Condition()
+
+    def pool(self, port: str, reclaim: Callable[[], None]) -> Pool:
+        """Return the pool of an output."""
+        pool = Pool(
+            lambda slots, slot_bytes: self._say(messages.Grow(port, slots, slot_bytes)),
+            reclaim,
+            lambda segment: self._say(messages.Retire(segment)),
+        )
+        self._pools[port] = pool
+        return pool
+
+    def readers(self, edge: int) -> set[int]:
+        """Return the numbers of the segments that the consumer of an edge has mapped; the set changes as they come."""
+        return self._readers[edge]
+
+    def share(self, port: str, segment: int) -> bool:
+        """Ask that the readers of an output may read a segment of somebody else's; whether the host has agreed."""
+        with self._changed:
+            self._answered.discard((port, segment))
+            self._say(messages.Share(port, segment))
+            return self._changed.wait_for(lambda: (port, segment) in self._answered, SHARE_S)
+
+    def take(self, message: messages.Message, descriptors: list[int]) -> bool:
+        """Take a message of the host's if it is about memory; whether it was. In the umbilical's thread."""
+        if isinstance(message, messages.Segment):
+            self._grown(message, descriptors)
+        elif isinstance(message, messages.Attach):
+            self._attach(message, descriptors)
+        elif isinstance(message, messages.Usable):
+            for edge in message.edges:
+                self._readers[edge].add(message.segment)
+            pool = self._pools.get(message.port)
+            if pool is not None:
+                pool.usable(message.segment)
+            with self._changed:
+                self._answered.add((message.port, message.segment))
+                self._changed.notify_all()
+        elif isinstance(message, messages.Detach):
+            self.segments.pop(message.segment, None)
+        else:
+            return False
+        return True
+
+    def _grown(self, message: messages.Segment, descriptors: list[int]) -> None:
+        pool = self._pools[message.port]
+        if message.descriptor < 0:
+            pool.refused(message.reason)
+            return
+        try:
+            size = message.slots * message.slot_bytes
+            mapping = Mapping(message.segment, size, descriptors[message.descriptor], writable=True)
+        except OSError as error:
+            self._say(messages.Mapped(message.segment, str(error)))
+            pool.refused(str(error))
+            return
+        finally:
+            close_all(descriptors)
+        pool.grown(mapping, message.slots, message.slot_bytes)
+        self._say(messages.Mapped(message.segment))
+
+    def _attach(self, message: messages.Attach, descriptors: list[int]) -> None:
+        problem = ""
+        try:
+            self.segments[message.segment] = Mapping(
+                message.segment, message.size, descriptors[message.descriptor], writable=False
+            )
+        except OSError as error:
+            problem = str(error)
+        finally:
+            close_all(descriptors)
+        self._say(messages.Mapped(message.segment, problem))

@@ -1,0 +1,172 @@
+"""The outputs of a node: each frame is encoded once, and copied once at most, whatever the number of its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rmbus import formats, media
+from rmbus.media import Frame
+from rmbus.protocol import lane
+from rmbus.protocol.frames import Header, Kind, encode_frame
+from rmbus.protocol.limits import INLINE_BYTES
+from rmbus.runtime.links import OutputLink
+from rmbus.runtime.memory import NodeMemory
+from rmbus.stamps import memory_of
+from rmbus.transport import counters
+from rmbus.transport.counters import Page
+from rmbus.transport.mailbox import Item
+from rmbus.transport.memory import Held, Lease, Slot
+
+
+class OutputPort:
+    """One output.
+
+    Attributes:
+        links: its edges.
+        keeps_last: whether the last frame is kept for those who come later.
+    """
+
+    def __init__(self, name: str, memory: NodeMemory, page: Page) -> None:
+        self.name = name
+        self.links: list[OutputLink] = []
+        self.keeps_last = False
+        self._memory = memory
+        self._pool = memory.pool(name, self._reclaim)
+        self._words = page.words
+        self._refused: set[int] = set()
+        self._seq = 0
+        self._turn = 0
+        self._format: formats.Format = Any
+        self._format_item: Item | None = None
+        self._last: Item | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether no edge of this output is full."""
+        return all(link.mailbox.has_room for link in self.links)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that left here has been processed, or dropped."""
+        return all(link.mailbox.is_settled for link in self.links)
+
+    def add(self, link: OutputLink, *, last: bool = False) -> None:
+        """Take an edge in; it is told the format first, and with `last` the last value, or the last key frame."""
+        self.links.append(link)
+        self._refused.clear()
+        if self._format_item is not None:
+            link.mailbox.offer(self._format_item)
+        if last and self._last is not None:
+            link.mailbox.offer(self._last)
+
+    def drop(self, link: OutputLink, reason: str) -> None:
+        """The consumer of an edge is gone: what waits for it is dropped; what it still holds is never written again."""
+        link.mailbox.close(reason)
+        self._spoil(link.lending.take_all())
+        self.links.remove(link)
+
+    def room(self, size: int) -> Slot | None:
+        """Return shared memory for a payload; None where nobody would read it there, or where none is to be had."""
+        return self._pool.acquire(size) if any(link.shares for link in self.links) else None
+
+    def reclaim(self, link: OutputLink) -> None:
+        """Take back what a consumer has let go of."""
+        self._spoil(link.lending.reclaim())
+
+    def trim(self) -> None:
+        """Take back what consumers have let go of, and give the host memory that is not used any more."""
+        self._reclaim()
+        self._pool.trim()
+
+    def send(self, frame: Frame, origin: Callable[[], None] | None = None) -> None:
+        """Offer a frame to every edge, a `format` frame before it where the format is new, and send what can go."""
+        if not self.links and not self.keeps_last:
+            self._seq += 1
+            return
+        form = frame.format
+        if form is not self._format and (form != self._format or self._format_item is None):
+            self._format = form
+            self._format_item = self._control(Kind.FORMAT, formats.to_wire(form))
+            self._offer(self._format_item)
+        kind, extra, payload = media.encode(frame)
+        base = frame.time_base
+        header = Header(
+            kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra
+        )
+        self._seq += 1
+        key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
+        size = len(payload)
+        if size <= INLINE_BYTES:
+            item = Item(kind, encode_frame(header, payload), size, key=key, origin=origin)
+        else:
+            item = self._large(frame, header, payload, size, key)._replace(origin=origin)
+        if self.keeps_last and key is not False:
+            self._last = item
+        self._offer(item)
+
+    def control(self, kind: Kind, extra: Any = None) -> None:
+        """Put a control frame in band."""
+        self._offer(self._control(kind, extra))
+
+    def interrupt(self) -> None:
+        """Open a new turn: queued frames of older turns are thrown away."""
+        self._turn += 1
+        item = self._control(Kind.INTERRUPT, None)
+        for link in self.links:
+            link.mailbox.interrupt(item)
+            link.pump()
+
+    def is_shared(self, segment: int) -> bool:
+        """Whether a reader can see a segment; those that cannot get what lies in it apart."""
+        return any(segment in link.segments for link in self.links if link.shares)
+
+    def _large(self, frame: Frame, header: Header, payload: lane.Buffer, size: int, key: bool | None) -> Item:
+        """Return an item whose payload is in shared memory, or, where none is to be had, in this process's own."""
+        held = self._held(frame, payload, size)
+        if held is not None:
+            return Item(header.kind, encode_frame(header, held.place), size, b"", held, header, key)
+        own = media.settled(frame, payload)
+        if own is not payload:
+            self._words[counters.Node.COPIED] += size
+        return Item(header.kind, encode_frame(header, size), size, own, None, header, key)
+
+    def _held(self, frame: Frame, payload: lane.Buffer, size: int) -> Held | None:
+        """Return where a payload lies in shared memory: where it was lent or received, or where it is copied to."""
+        held = memory_of(frame)
+        if isinstance(held, Held) and held.place.size == size and self._may_share(held.place.segment):
+            return held  # it was lent to be rendered in, or is another's, and lent on
+        slot = self.room(size)
+        if slot is not None:
+            slot.write(payload)
+            self._words[counters.Node.COPIED] += size
+        return slot
+
+    def _may_share(self, segment: int) -> bool:
+        if self.is_shared(segment):
+            return True
+        if segment not in self._refused:
+            if self._memory.share(self.name, segment) and self.is_shared(segment):
+                return True
+            self._refused.add(segment)
+        return False
+
+    def _reclaim(self) -> None:
+        for link in self.links:
+            self._spoil(link.lending.reclaim())
+
+    def _spoil(self, spoilt: Iterable[Held]) -> None:
+        """Never write again to what somebody dead may have lent on."""
+        for held in spoilt:
+            if isinstance(held, Lease):
+                held.never()
+            else:
+                self._pool.retire(held.place.segment)
+
+    def _control(self, kind: Kind, extra: Any) -> Item:
+        return Item(kind, encode_frame(Header(kind, self._seq, self._turn, extra=extra)))
+
+    def _offer(self, item: Item) -> None:
+        for link in self.links:
+            link.mailbox.offer(item)
+            link.pump()
