@@ -67,6 +67,7 @@ class NodeLoop:
         self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
         self._owing: list[InputLink] = []
+        self._fast_lanes: list[FastLane] = []
         self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
@@ -96,7 +97,7 @@ class NodeLoop:
         )
         self._inputs.append(link)
         if fast is not None:
-            end = FastLane(socket.socket(fileno=fast))
+            end = self._fast_lane(fast)
             self.reactor.add(end.source, partial(self._read_fast, link, end))
             return
         self._tokens[message.token] = link
@@ -113,7 +114,7 @@ class NodeLoop:
         """Begin an edge, and call back when its mark has come back."""
         end: DealerLane | FastLane
         if fast is not None:
-            end = FastLane(socket.socket(fileno=fast))
+            end = self._fast_lane(fast)
         else:
             dealer = open_socket(self._context, zmq.DEALER)
             dealer.connect(f"ipc://{message.path}")
@@ -206,6 +207,8 @@ class NodeLoop:
 
     def close(self) -> None:
         """Close every socket."""
+        for end in self._fast_lanes:
+            end.close()
         self._context.destroy(linger=500)
         self.reactor.close()
 
@@ -429,6 +432,10 @@ class NodeLoop:
         assert self._receiver is not None
         self._routes[route] = link
         link.mark(RouterLane(self._receiver, route), epoch)
+
+    def _fast_lane(self, descriptor: int) -> FastLane:
+        self._fast_lanes.append(FastLane(socket.socket(fileno=descriptor)))
+        return self._fast_lanes[-1]
 
     def _trim(self) -> None:
         for port in self._ports.values():
