@@ -192,6 +192,11 @@ def locked(array: Array) -> Array:
     return view
 
 
+def contiguous(array: Array) -> Array:
+    """Return the array, or a contiguous copy where it is not contiguous."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
 def is_writable(array: Array) -> bool:
     """Whether somebody can write to what lies below the array, though this view of it is read-only."""
     below: object = array
@@ -242,7 +247,8 @@ def picture_in(payload: Buffer, form: Video) -> Array:
     if len(payload) != size:
         raise MalformedFrame(f"a picture of {form} has {size} bytes, and {len(payload)} came")
     array = np.ndarray(shape, dtype, payload)
-    array.setflags(write=False)
+    if type(payload) is not bytes:  # else it is read-only as it is
+        array.setflags(write=False)
     return array
 
 
@@ -263,7 +269,8 @@ def sound_in(payload: Buffer, form: Audio) -> Array:
         raise MalformedFrame(f"{len(payload)} bytes are no whole number of samples of {form}")
     planar = form.samples.endswith("p")
     array = np.ndarray((channels, samples) if planar else (samples, channels), dtype, payload)
-    array.setflags(write=False)
+    if type(payload) is not bytes:
+        array.setflags(write=False)
     return array if planar else array.T
 
 

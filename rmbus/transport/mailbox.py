@@ -21,6 +21,11 @@ MAX_MAILBOX_BYTES: Final = 256 * 1024 * 1024
 """A reliable mailbox is full, and a dropping one drops, also when it holds this much."""
 
 
+_PUBLISHED: Final = int(Edge.PUBLISHED)
+_SENT: Final = int(Edge.SENT)
+_BYTES: Final = int(Edge.BYTES)
+
+
 class Item(NamedTuple):
     """A frame on its way.
 
@@ -62,6 +67,9 @@ class Mailbox:
         self._reliable = delivery.kind == "reliable"
         self._page = page
         self._words = page.words
+        self._published = page.words[Edge.PUBLISHED]  # a producer that is started anew goes on counting
+        self._offered = page.words[Edge.BYTES]
+        self._sent_in_all = page.words[Edge.SENT]
         self._queue: deque[Item] = deque()
         self._sent_items: deque[tuple[int, Item]] | None = deque() if resends and self._reliable else None
         self._frames = 0
@@ -104,9 +112,12 @@ class Mailbox:
             if not self._closed:
                 self._queue.append(item)
             return
+        size = item.size
+        self._published += 1
+        self._offered += size
         words = self._words
-        words[Edge.PUBLISHED] += 1
-        words[Edge.BYTES] += item.size
+        words[_PUBLISHED] = self._published
+        words[_BYTES] = self._offered
         if self._closed:
             self._drop(item, "consumer_ended")
             return
@@ -117,7 +128,7 @@ class Mailbox:
                 self._drop_oldest("overflow")
         self._queue.append(item)
         self._frames += 1
-        self._bytes += item.size
+        self._bytes += size
 
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
@@ -148,7 +159,8 @@ class Mailbox:
             self._frames -= 1
             self._bytes -= item.size
             self._sent += 1
-            self._words[Edge.SENT] += 1
+            self._sent_in_all += 1
+            self._words[_SENT] = self._sent_in_all
         elif item.kind == Kind.EOS:
             self._words[Edge.ENDED] = 1
         if self._sent_items is not None:
@@ -183,7 +195,8 @@ class Mailbox:
         resent = sum(item.kind < 16 for item in again)
         begun_again = self._processed() - self._words[Edge.DUPLICATES] - (self._words[Edge.SENT] - resent)
         self._words[Edge.DUPLICATES] += max(0, begun_again)
-        self._words[Edge.SENT] -= resent
+        self._sent_in_all -= resent
+        self._words[Edge.SENT] = self._sent_in_all
         self._frames += resent
         self._bytes += sum(item.size for item in again)
         self.place = self._acknowledged = self._sent = self._granted = 0
