@@ -117,8 +117,11 @@ def pixels_named(name: str) -> Pixels:
     return found
 
 
+PictureLayout = tuple["np.dtype[np.generic]", tuple[int, ...], int]
+
+
 @functools.lru_cache(maxsize=256)
-def picture_shape(name: str, width: int, height: int) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
+def picture_shape(name: str, width: int, height: int) -> PictureLayout:
     """Return element type, shape and number of bytes of a picture."""
     pixels = pixels_named(name)
     shape = pixels.shape(width, height)
@@ -238,14 +241,32 @@ def picture_in(payload: Buffer, form: Video) -> Array:
     Raises:
         MalformedFrame: they are no picture of that format.
     """
+    return picture_over(payload, picture_layout(form))
+
+
+def picture_layout(form: Video) -> PictureLayout:
+    """Return element type, shape and number of bytes of the pictures of a format that came with them.
+
+    Raises:
+        MalformedFrame: it leaves something open, or is none that frames carry.
+    """
     if not form.pixels or not form.width or not form.height:
         raise MalformedFrame(f"a picture came with the format {form}, which leaves its size open")
     try:
-        dtype, shape, size = picture_shape(form.pixels, form.width, form.height)
+        return picture_shape(form.pixels, form.width, form.height)
     except FormatError as error:
         raise MalformedFrame(str(error)) from error
+
+
+def picture_over(payload: Buffer, layout: PictureLayout) -> Array:
+    """Return the pixels of a picture whose layout is known.
+
+    Raises:
+        MalformedFrame: they are too many or too few.
+    """
+    dtype, shape, size = layout
     if len(payload) != size:
-        raise MalformedFrame(f"a picture of {form} has {size} bytes, and {len(payload)} came")
+        raise MalformedFrame(f"a picture of {dtype.name}{list(shape)} has {size} bytes, and {len(payload)} came")
     array = np.ndarray(shape, dtype, payload)
     if type(payload) is not bytes:  # else it is read-only as it is
         array.setflags(write=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, Unpack, cast
 
@@ -466,6 +467,36 @@ def datum(
 ) -> Data:
     """Return a frame of any other value."""
     return _made(Data, value, form, pts, time_base, captured_ns)
+
+
+def decoder(format: Format, topic: str) -> Callable[[Header, Any], Frame]:
+    """Return what does `decode` for frames of one format: what can be known of it is found once."""
+    if isinstance(format, Video) and format.pixels and format.width and format.height:
+        return _picture_decoder(format, topic)
+    return lambda header, payload: decode(header, payload, format, topic=topic)
+
+
+def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame]:
+    layout = layouts.picture_layout(format)
+    over = layouts.picture_over
+    set_array, set_format = _set_content[VideoFrame]
+
+    def decode_picture(header: Header, payload: Any) -> Frame:
+        kind, seq, _, pts, num, den, captured_ns, _ = header
+        if kind != Kind.VIDEO:
+            return decode(header, payload, format, topic=topic)
+        new = _new(VideoFrame)
+        set_array(new, over(payload, layout))
+        set_format(new, format)
+        set_pts(new, pts)
+        set_time_base(new, _time_base(num, den))
+        set_captured_ns(new, captured_ns)
+        set_seq(new, seq)
+        set_topic(new, topic)
+        set_memory(new, None)
+        return new
+
+    return decode_picture
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
-from rmbus.protocol.limits import MAX_FRAMES
+from rmbus.protocol.limits import INLINE_BYTES, MAX_FRAMES
 from rmbus.stamps import remember
 from rmbus.transport import memory
 from rmbus.transport.counters import Edge, Page
@@ -29,6 +29,8 @@ BATCH_BYTES: Final = 64 * 1024
 """Frames that are due at once go in one message up to this size."""
 
 _EPOCH_SHIFT: Final = 40
+_ONE: Final = join_frames([b""])
+_wall_ns: Final = time.time_ns
 _RECEIVED: Final = int(Edge.RECEIVED)
 _DELIVERED: Final = int(Edge.DELIVERED)
 _DONE: Final = int(Edge.DONE)
@@ -73,7 +75,7 @@ class InputLink:
         self.page = page
         self.ended = False
         self.lane: Answering | None = None
-        self.format: formats.Format = Any
+        self._decode = media.decoder(Any, topic)
         self._words = page.words
         self._segments = segments
         self._credit = credit
@@ -111,17 +113,17 @@ class InputLink:
             if header[0] < 16:
                 payload = entry[2]
                 if type(payload) is bytes:
-                    frame = media.decode(header, payload, self.format, topic=self.topic)
+                    frame = self._decode(header, payload)
                 else:
                     payload = self._fetch(entry, place, message.payload)
-                    frame = media.decode(header, payload, self.format, topic=self.topic)
+                    frame = self._decode(header, payload)
                     if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
                         remember(frame, payload.base)
                 self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
                 if header.kind == Kind.FORMAT:
-                    self.format = formats.from_wire(header.extra)
+                    self._decode = media.decoder(formats.from_wire(header.extra), self.topic)
                 arrived.append(Arrival(self, header, place, None))
             place += 1
         self._words[_RECEIVED] = self._received
@@ -135,7 +137,7 @@ class InputLink:
         words[_BEGAN] = now_ns
         captured_ns = arrival.header[6]
         if captured_ns:
-            self.page.latency(time.time_ns() - captured_ns)
+            self.page.latency(_wall_ns() - captured_ns)
 
     def finish(self, arrival: Arrival) -> bool:
         """An arrival has been dealt with; whether the producer should be told of it, lest it waits.
@@ -211,6 +213,15 @@ class OutputLink:
         self._epoch = epoch
         self.lending = Lending(page)
         self._say(lane.Message(lane.Type.MARK, epoch, token))
+
+    def offer(self, item: Item) -> None:
+        """Put a frame into the mailbox, and send what can go."""
+        box = self.mailbox
+        if self.is_up and not self.is_full and item.size <= INLINE_BYTES and box.passes(item):
+            self._put(lane.encode_frames(box.place, _ONE + item.frame))
+            return
+        box.offer(item)
+        self.pump()
 
     def pump(self) -> None:
         """Send what the mailbox, the window and the lane allow."""

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -193,6 +193,8 @@ class NodeLoop:
         look = 0
         clock = time.monotonic_ns
         while not (self._ended and all(port.is_settled for port in self._ports.values())):
+            while self._inbox and self._running is None and self._held is None and clock() - look < LOOK_NS:
+                self._begin(self._inbox.popleft())
             if not self._step():
                 self._set_state(State.BLOCKED if self._held is not None else State.WAITING, clock())
                 self.reactor.serve_once(wait=True)
@@ -274,7 +276,11 @@ class NodeLoop:
             self._words[_FRAMES_IN] = self._frames_in
             if self._state != State.BUSY:
                 self._set_state(State.BUSY, now)
-            self._given(self._invoker.process(arrival.frame, link.port))
+            emissions = self._invoker.process(arrival.frame, link.port)
+            if emissions:  # some, or an iterator that is pulled from now on
+                self._running = iter(emissions)
+            else:
+                self._finish()
             return
         kind = arrival.header.kind
         if kind == Kind.EOS:
@@ -283,13 +289,6 @@ class NodeLoop:
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         self._credit(arrival)
-
-    def _given(self, emissions: Iterable[Emission]) -> None:
-        """Take what `process` gave: nothing, some emissions, or an iterator that is pulled from now on."""
-        if emissions:
-            self._running = iter(emissions)
-        else:
-            self._finish()
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None

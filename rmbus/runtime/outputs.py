@@ -18,7 +18,6 @@ from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
 
-
 _tuple: Final = tuple.__new__
 
 
@@ -108,8 +107,7 @@ class OutputPort:
         if self.keeps_last and key is not False:
             self._last = item
         for link in self.links:
-            link.mailbox.offer(item)
-            link.pump()
+            link.offer(item)
 
     def control(self, kind: Kind, extra: Any = None) -> None:
         """Put a control frame in band."""
@@ -174,5 +172,4 @@ class OutputPort:
 
     def _offer(self, item: Item) -> None:
         for link in self.links:
-            link.mailbox.offer(item)
-            link.pump()
+            link.offer(item)

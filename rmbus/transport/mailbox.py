@@ -130,6 +130,23 @@ class Mailbox:
         self._frames += 1
         self._bytes += size
 
+    def passes(self, item: Item) -> bool:
+        """Whether a data frame may be sent at once, past the queue; then it is counted, and `place` is its place."""
+        if self._queue or self._sent >= self._granted or self._gap or item.kind >= 16:
+            return False
+        if self._awaiting_key or self._sent_items is not None or self._closed:
+            return False
+        self._published += 1
+        self._offered += item.size
+        self._sent += 1
+        self._sent_in_all += 1
+        self.place += 1
+        words = self._words
+        words[_PUBLISHED] = self._published
+        words[_BYTES] = self._offered
+        words[_SENT] = self._sent_in_all
+        return True
+
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
         self._granted = max(self._granted, min(granted, self._sent + MAX_CREDIT))
