@@ -27,27 +27,34 @@ class Clock:
 
 
 class Epoll:
-    """Stands for the module `select`: an epoll that never sees an event, and notes for how long it was to wait."""
+    """Stands for the module `select`: an epoll that sees what it is told, and notes for how long it was to wait."""
 
     EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
 
     def __init__(self) -> None:
         self.waits: list[float | None] = []
-        self.sources: set[int] = set()
+        self.sources: dict[int, int] = {}
+        self.ready: list[tuple[int, int]] = []
         self.closed = False
 
     def epoll(self) -> Epoll:
         return self
 
-    def register(self, source: int, _events: int) -> None:
-        self.sources.add(source)
+    def register(self, source: int, events: int) -> None:
+        assert source not in self.sources
+        self.sources[source] = events
+
+    def modify(self, source: int, events: int) -> None:
+        assert source in self.sources
+        self.sources[source] = events
 
     def unregister(self, source: int) -> None:
-        self.sources.remove(source)
+        del self.sources[source]
 
     def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
         self.waits.append(timeout_s)
-        return []
+        ready, self.ready = self.ready, []
+        return ready
 
     def close(self) -> None:
         self.closed = True
@@ -169,10 +176,10 @@ def test_who_is_removed_does_not_wake_it(epoll: Epoll) -> None:
     reactor = Reactor()
     own = set(epoll.sources)
     reactor.add(0, lambda: None)
-    assert epoll.sources == {0, *own}
+    assert set(epoll.sources) == {0, *own}
     reactor.remove(0)
     reactor.remove(0)
-    assert epoll.sources == own
+    assert set(epoll.sources) == own
     reactor.close()
     assert not epoll.sources
     assert epoll.closed
@@ -334,6 +341,21 @@ def test_a_writer_is_called_once_when_there_is_room(
         theirs.recv(10_000)
     _rounds(reactor, 3)
     assert called == ["writer"]
+
+
+def test_room_is_asked_for_only_while_somebody_waits_for_it(epoll: Epoll) -> None:
+    """There is nearly always room: whoever asked for it all the time would never sleep."""
+    reactor = Reactor()
+    called: list[str] = []
+    reactor.add(0, lambda: called.append("reader"))
+    reactor.add_writer(0, lambda: called.append("writer"))
+    asked = [epoll.sources[0]]
+    epoll.ready = [(0, select.EPOLLOUT)]
+    reactor.serve_once(wait=True)
+    asked.append(epoll.sources[0])
+    assert asked == [select.EPOLLIN | select.EPOLLOUT, select.EPOLLIN]
+    assert called == ["writer"]
+    reactor.close()
 
 
 def test_a_writer_may_ask_to_be_called_again(reactor: Reactor, ends: tuple[socket.socket, socket.socket]) -> None:
