@@ -134,9 +134,12 @@ def _entry(frame: Any) -> Entry:
     if not (
         int is type(ticket) is type(kind) is type(seq) is type(turn) is type(num) is type(den) is type(captured_ns)
     ):
-        raise MalformedFrame(f"a frame has {_odd(frame)!r:.80} where a whole number is due")
+        raise MalformedFrame(f"a frame has {_odd(frame)} where a whole number is due")
     if ticket < 0 or kind < 0 or seq < 0 or turn < 0 or captured_ns < 0 or ticket > TICKETS:
-        raise MalformedFrame(f"a number of a frame is out of its range: {frame[:8]!r:.200}")
+        raise MalformedFrame(
+            f"a number of a frame is out of its range: ticket {ticket}, kind {kind}, seq {seq}, turn {turn}, "
+            f"captured_ns {captured_ns}"
+        )
     if num < 1 or den < 1:
         raise MalformedFrame("the time base of a frame is not above 0")
     if pts is not None and type(pts) is not int:
@@ -160,5 +163,6 @@ def _elsewhere(payload: Any) -> Payload:
     raise MalformedFrame("the payload of a frame is bytes, a size within the limit, or [segment, offset, size]")
 
 
-def _odd(frame: list[Any]) -> object:
-    return next(frame[place] for place in (0, 1, 2, 3, 5, 6, 7) if type(frame[place]) is not int)
+def _odd(frame: list[Any]) -> str:
+    """Name the type of what is no number: what a peer has nested a thousand times cannot be shown."""
+    return next(type(frame[place]).__name__ for place in (0, 1, 2, 3, 5, 6, 7) if type(frame[place]) is not int)

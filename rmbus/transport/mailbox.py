@@ -79,6 +79,7 @@ class Mailbox:
         self._sent = 0
         self._granted = 0
         self._acknowledged = 0
+        self._lost = 0
         self._closed = False
 
     @property
@@ -228,8 +229,9 @@ class Mailbox:
         self._queue.clear()
         if not self._closed:
             self._drop_unprocessed(reason)
-        for _, item in self._sent_items or ():
-            _settle(item)
+        kept = self._sent_items
+        while kept:
+            _settle(kept.popleft()[1])
         self._closed = True
 
     def _processed(self) -> int:
@@ -238,9 +240,10 @@ class Mailbox:
 
     def _drop_unprocessed(self, reason: str) -> None:
         """What was sent, and what a consumer that is gone has not begun with, is lost with it."""
-        lost = self._words[Edge.SENT] + self._words[Edge.DUPLICATES] - self._processed()
+        lost = self._words[Edge.SENT] + self._words[Edge.DUPLICATES] - self._processed() - self._lost
         if lost > 0:
             self._page.drop(reason, lost)
+            self._lost += lost  # they stay sent, and are lost once
 
     def _takes_encoded(self, item: Item) -> bool:
         if self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES:
