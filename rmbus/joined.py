@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -61,29 +62,50 @@ def run(node: Node, *, inputs: Mapping[str, str], outputs: Mapping[str, str], bu
     serve(node, find_bus(bus), join)
 
 
-def serve(node: Node, connection: Connection, join: messages.Join) -> None:
-    """Join a host and run the node until it ends."""
+def enter(
+    connection: Connection, join: messages.Join, *, timeout_s: float | None = None
+) -> tuple[Umbilical, messages.Job, Page]:
+    """Join a host; return the umbilical, what to be, and the page to count on.
+
+    Raises:
+        ConnectFailed: the host is gone, or has not answered in time. HostError: it refused.
+    """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    path = Path(connection.local.removeprefix("ipc://")).with_name("host.sock")
+    path = beside(connection, "host.sock")
     try:
+        end.settimeout(timeout_s)
         end.connect(str(path))
+        end.settimeout(None)
     except OSError as error:
         end.close()
         raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
     umbilical = Umbilical(end)
     try:
         umbilical.send(attrs.evolve(join, token=connection.token))
+        if not _answers(umbilical, timeout_s):
+            raise ConnectFailed(f"the host at {connection.address} lives, but did not answer within {timeout_s:g} s")
         _, message, descriptors = umbilical.receive()
         if isinstance(message, messages.Refused):
             raise rebuilt(message, connection.address)
         if not isinstance(message, messages.Job):
             raise ProtocolError(f"the host answered with {message.tag!r} where a job was due")
-    except RmbusError:
+    except BaseException:
         umbilical.close()
         raise
-    gone = Broken(f"the host at {connection.address} has ended")
     page = Page(descriptors[message.page])
     close_all(descriptors)
+    return umbilical, message, page
+
+
+def beside(connection: Connection, name: str) -> Path:
+    """Return the path of a socket in a host's run folder."""
+    return Path(connection.local.removeprefix("ipc://")).with_name(name)
+
+
+def serve(node: Node, connection: Connection, join: messages.Join) -> None:
+    """Join a host and run the node until it ends."""
+    umbilical, message, page = enter(connection, join)
+    gone = Broken(f"the host at {connection.address} has ended")
     process = Process(umbilical, message, page, on_cut=lambda loop: loop.abort(gone))
     try:
         process.run(lambda: node)
@@ -108,3 +130,9 @@ def serve_in_thread(
     thread = threading.Thread(target=body, name=f"rmbus-{node_name(node)}", daemon=True)
     thread.start()
     return thread
+
+
+def _answers(umbilical: Umbilical, timeout_s: float | None) -> bool:
+    waiting = select.poll()  # unlike select() it takes descriptors of any number
+    waiting.register(umbilical.fileno(), select.POLLIN)
+    return bool(waiting.poll(None if timeout_s is None else timeout_s * 1000))

@@ -24,6 +24,7 @@ from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
+from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
 from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import spawn_command
@@ -107,6 +108,7 @@ class Host:
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
+        self._events = Events(self.reactor, self._context, settings.name, self._sessions)
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
@@ -133,6 +135,7 @@ class Host:
         self._guard = KeyGuard(self._context, keys)
         curve = Curve(self._public, self._secret)
         self._local = self._control.listen_local(self.folder.path / "client.sock", curve)
+        self._events.listen(self.folder.path / "events.sock", curve)
         self._hands.listen()
         if self.settings.listen:
             self._address = self._control.listen(self.settings.listen, curve)
@@ -187,6 +190,7 @@ class Host:
     def _close(self) -> None:
         self._memory.close()
         self._control.close()
+        self._events.close()
         self._gateway.close()
         self._guard.close()
         self._context.destroy(linger=300)
@@ -395,7 +399,7 @@ class Host:
 
     def _session(self, client: Client, name: str) -> HostedSession:
         if name not in self._sessions:
-            self._sessions[name] = HostedSession(name, client.tell, self._wiring)
+            self._sessions[name] = HostedSession(name, self._events.overhearing(name, client.tell), self._wiring)
             self._owners[name] = client
         return self._known(client, name)
 
@@ -439,6 +443,7 @@ class Host:
             self._directory.withdraw(node.endpoint)
             self._wiring.ended(node.endpoint, died=node.state != "ended")
         session.close()
+        self._events.ended(name)
         del self._sessions[name]
         del self._owners[name]
         if self._draining and not self._sessions:

@@ -148,9 +148,17 @@ class Hands:
                 raise HostError("a process that joins shows the token of the connection file")
             folder = self._make_folder()
             endpoint = Endpoint(worker, folder, folder)
+            self._take(endpoint, message)
+        except RmbusError as error:
+            worker.send(messages.Refused(type(error).__name__, str(error)))
+
+    def _take(self, endpoint: Endpoint, message: messages.Join) -> None:
+        """Let a process be what it asks for, or leave nothing of it."""
+        try:
             if message.session:
                 self._announced(endpoint, message)
             else:
                 Hand(endpoint, message, self._bus)
-        except RmbusError as error:
-            worker.send(messages.Refused(type(error).__name__, str(error)))
+        except RmbusError:
+            endpoint.remove()
+            raise

@@ -9,6 +9,7 @@ import attrs
 from rmbus.errors import HostError
 from rmbus.host.endpoints import Endpoint
 from rmbus.protocol import messages
+from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import matches
 
 Tell = Callable[[messages.Message], None]
@@ -48,6 +49,8 @@ class Directory:
             HostError: a name is taken.
         """
         for topic in topics.values():
+            if topic == EVENTS:
+                raise HostError(f"the topic {topic!r} is the host's own: choose another name")
             if topic in self._outputs:
                 raise HostError(f"the topic {topic!r} is published already: choose another name, or end its publisher")
 

@@ -7,15 +7,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Gene
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from rmbus.errors import FormatError
-from rmbus.media import AudioFrame, Frame, VideoFrame, bare
+from rmbus.media import Frame, bare
 from rmbus.node import LENDER, Node, Ports, call_of, ports
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter, Emission
 from rmbus.runtime.eventloop import EventLoop
-from rmbus.stamps import put, remember
+from rmbus.runtime.loans import Loan, model_of
 from rmbus.transport.memory import Held
 
 __all__ = ["Emission", "Invoker"]
@@ -181,21 +178,11 @@ class Invoker:
     @contextmanager
     def _lend(self, port: str, like: Frame | None) -> Generator[Frame]:
         """Lend a frame to write to; it is emitted when the context ends without an error."""
-        model = self._origin if like is None else like
-        if not isinstance(model, VideoFrame | AudioFrame):
-            raise FormatError(f"loan() lends a video or audio frame: give `like=` one, not {type(model).__name__}")
-        held = self._room(port, model.array.nbytes) if model.array.nbytes > INLINE_BYTES else None
-        if held is None:
-            array = np.zeros_like(model.array)
-        else:
-            array = held.view().view(model.array.dtype).reshape(model.array.shape)
-        lent = model.with_array(array)
-        put(lent, "array", array)
-        yield lent
-        sent = remember(model.with_array(array), held)
-        array.setflags(write=False)
-        put(lent, "array", sent.array)
-        emission = self._converter.emission((self.ports.outputs[port], sent), model)
+        model = model_of(self._origin if like is None else like)
+        size = model.array.nbytes
+        loan = Loan(model, self._room(port, size) if size > INLINE_BYTES else None)
+        yield loan.frame
+        emission = self._converter.emission((self.ports.outputs[port], loan.finish()), model)
         if emission is not None:
             self._lent.append(emission)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -163,10 +164,8 @@ class InputLink:
 
     def _answer(self, message: lane.Message) -> None:
         assert self.lane is not None
-        try:
-            self.lane.send(message)
-        except Closed:
-            self.lane = None  # the producer is gone; its host will say so, and what it has sent is still good
+        with contextlib.suppress(Closed):  # the producer is gone; its host will say so
+            self.lane.send(message)  # and the lane is kept: what has been sent on it before is still good
 
     def _fetch(self, entry: Entry, place: int, apart: lane.Buffer) -> Any:
         """Return a payload that is not in the message."""

@@ -22,17 +22,21 @@ SHARE_S: Final = 2.0
 class NodeMemory:
     """The segments of one process.
 
+    Args:
+        say: tells the host. lock: see `Pool`.
+
     Attributes:
         segments: those that it may read, by number.
     """
 
-    def __init__(self, say: Callable[[messages.Message], None]) -> None:
+    def __init__(self, say: Callable[[messages.Message], None], lock: threading.RLock | None = None) -> None:
         self._say = say
+        self._lock = lock
         self.segments: dict[int, Mapping] = {}
         self._pools: dict[str, Pool] = {}
         self._readers: defaultdict[int, set[int]] = defaultdict(set)
         self._answered: set[tuple[str, int]] = set()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(lock)
 
     def pool(self, port: str, reclaim: Callable[[], None]) -> Pool:
         """Return the pool of an output."""
@@ -40,6 +44,7 @@ class NodeMemory:
             lambda slots, slot_bytes: self._say(messages.Grow(port, slots, slot_bytes)),
             reclaim,
             lambda segment: self._say(messages.Retire(segment)),
+            self._lock,
         )
         self._pools[port] = pool
         return pool

@@ -68,6 +68,11 @@ class OutputPort:
         self._spoil(link.lending.take_all())
         self.links.remove(link)
 
+    def leave(self, link: OutputLink) -> None:
+        """A consumer has had its time: what waits for it is dropped; what is under way it may still read."""
+        link.page.drop("stopped", link.mailbox.waiting)
+        self.links.remove(link)
+
     def room(self, size: int) -> Slot | None:
         """Return shared memory for a payload; None where nobody would read it there, or where none is to be had."""
         return self._pool.acquire(size) if any(link.shares for link in self.links) else None

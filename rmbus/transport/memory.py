@@ -229,13 +229,18 @@ class Pool:
     Args:
         ask: asks the host for a segment: slots, and bytes of each. reclaim: takes back what consumers have let go of.
         give_back: tells the host that a segment is not used any more.
+        lock: what guards the output where several threads serve it: it is let go of while the host is waited for.
     """
 
     def __init__(
-        self, ask: Callable[[int, int], None], reclaim: Callable[[], None], give_back: Callable[[int], None]
+        self,
+        ask: Callable[[int, int], None],
+        reclaim: Callable[[], None],
+        give_back: Callable[[int], None],
+        lock: threading.RLock | None = None,
     ) -> None:
         self._ask, self._reclaim, self._give_back = ask, reclaim, give_back
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(lock)
         self._segments: list[_Segment] = []
         self._coming: dict[int, _Segment] = {}
         self._retiring: list[_Segment] = []

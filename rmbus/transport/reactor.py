@@ -54,6 +54,10 @@ class Reactor:
         self._is_stale = False
         self.add(self._wake, self._woken)
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to serve: a reactor can be waited for in turn."""
+        return self._epoll.fileno()
+
     def add(self, source: int | Socket, callback: Callback) -> None:
         """Call `callback` whenever `source` is readable."""
         if source not in self._readers:

@@ -6,6 +6,7 @@ Descriptors travel here and nowhere else, and only from the host to a node.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -90,6 +91,11 @@ class Umbilical:
             close_all(descriptors)
             raise
         return number, message, descriptors
+
+    def finish(self) -> None:
+        """Say nothing more: the other end hears that this one leaves, and this one may hear on until that leaves too."""
+        with contextlib.suppress(OSError):  # the other end has gone first
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end."""

@@ -1,0 +1,285 @@
+"""Topics from any script: connect to a host of this machine, publish values, iterate over those of others."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from rmbus.delivery import Delivery
+from rmbus.errors import Closed, ConnectFailed, RmbusError
+from rmbus.joined import enter, find_bus
+from rmbus.media import Frame
+from rmbus.protocol import messages
+from rmbus.protocol.topics import check_pattern, check_topic
+from rmbus.runtime import inlet, outlet
+from rmbus.runtime.inlet import Inlet
+from rmbus.runtime.loans import model_of
+from rmbus.runtime.outlet import Outlet
+from rmbus.transport.security import Connection
+
+END_S: Final = 2.0
+"""How long those who read a topic have to finish with it when its publisher is closed."""
+
+ENCODED_FRAMES: Final = 8
+"""How many frames of encoded video wait for a reader that has chosen no delivery."""
+
+
+class Intake(Protocol):
+    """What a subscription takes its frames from. All but `dropped` and `wake` is for one thread at a time.
+
+    Attributes:
+        is_over: whether nothing more comes.
+    """
+
+    is_over: bool
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many frames were dropped, by reason."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `take` may have something."""
+        ...
+
+    def wake(self) -> None:
+        """Let a `take` that waits return."""
+        ...
+
+    def take(self, *, wait: bool) -> Frame | None:
+        """Return the next frame, or None where there is none."""
+        ...
+
+    def close(self) -> None:
+        """End it; harmless when it has ended."""
+        ...
+
+
+class Publisher:
+    """A topic of this script's own. Any thread may send; a context manager, leaving it ends the topic.
+
+    Attributes:
+        topic: its name.
+    """
+
+    def __init__(self, topic: str, opened: Outlet) -> None:
+        self.topic = topic
+        self._outlet = opened
+        self._end = weakref.finalize(self, opened.close, END_S)  # a script may forget to close it
+
+    def send(self, value: object) -> None:
+        """Send a value to whoever reads the topic; it may be changed afterwards.
+
+        Args:
+            value: a frame, an array, or any value that `Data` can hold; with `Interrupt()` a new turn begins.
+
+        Raises:
+            HostError: the host is gone. Closed: the publisher was closed. FormatError: this topic does not carry it.
+        """
+        self._outlet.send(value)
+
+    @contextmanager
+    def loan(self, *, like: Frame) -> Iterator[Any]:
+        """Lend a writable frame that is sent when the context ends without an error.
+
+        Args:
+            like: a video or audio frame whose header, format and size the new one takes.
+        """
+        lent = self._outlet.lend(model_of(like))
+        yield lent.frame
+        self._outlet.send(lent.finish())
+
+    def close(self, *, timeout_s: float = END_S) -> None:
+        """End the topic, and wait until those who read it have had their time; harmless when it has ended."""
+        self._end.detach()
+        self._outlet.close(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(timeout_s=0 if error else END_S)
+
+
+class Subscription(Iterator[Frame]):
+    """The frames of one topic, or of all that match a pattern, as they come.
+
+    The next one is asked for when this one has been dealt with: meanwhile others wait, or are dropped. With the name of
+    one topic the iteration ends with that. A frame that is kept stays as it is, also after `close()`. It is a context
+    manager, and one thread at a time may iterate.
+
+    Attributes:
+        pattern: what was asked for.
+    """
+
+    def __init__(self, pattern: str, opened: Intake) -> None:
+        self.pattern = pattern
+        self._intake = opened
+        self._end = weakref.finalize(self, opened.close)  # a script may forget to close it
+        self._reading = threading.Lock()
+        self._reader: int | None = None
+        self._is_closed = False
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many frames were dropped on their way here, by reason."""
+        return self._intake.dropped
+
+    def __next__(self) -> Frame:
+        with self._reading:
+            self._reader = threading.get_ident()
+            try:
+                while not self._is_closed:
+                    frame = self._intake.take(wait=True)
+                    if frame is not None:
+                        return frame
+                    self._is_closed = self._is_closed or self._intake.is_over
+            finally:
+                self._reader = None
+            self._end()
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the iteration, from any thread; harmless when it has ended."""
+        self._is_closed = True
+        self._intake.wake()
+        if self._reader != threading.get_ident():  # else a signal has come in between, and the iteration ends next
+            with self._reading:
+                self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_T = TypeVar("_T", Publisher, Subscription)
+
+
+class Bus:
+    """The topics of a host on this machine. A context manager: leaving it closes what was opened on it.
+
+    Attributes:
+        address: of the host.
+    """
+
+    def __init__(self, connection: Connection, timeout_s: float) -> None:
+        self.address = connection.address
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._opened: weakref.WeakSet[Publisher | Subscription] = weakref.WeakSet()
+        self._is_closed = False
+
+    def publish(self, topic: str, format: object = None) -> Publisher:
+        """Begin a topic; whoever has waited for it reads it when this returns.
+
+        Args:
+            topic: its name: words with slashes between, such as `camera/front`.
+            format: what it carries, and so what an array is: `Video("rgb24", rate=25)`, say. By default anything, and
+                an array is data.
+
+        Raises:
+            HostError: the name is taken, or the host is gone. ConnectFailed: it does not answer.
+        """
+        return self._kept(Publisher(topic, self.open_outlet(topic, format)))
+
+    def subscribe(self, pattern: str, *, delivery: Delivery | None = None, last: bool = False) -> Subscription:
+        """Read a topic, or all that match a pattern; they may begin later.
+
+        Args:
+            pattern: a topic's name, or a pattern: `*` stands for one word, a last `**` for any number of them.
+            delivery: which frames wait here while others are dealt with: `latest` or `drop_oldest(n)`. By default the
+                latest alone; of encoded video, which needs what was before, eight.
+            last: whether the last frame of a topic that has begun, or its last key frame, comes at once.
+
+        Raises:
+            HostError: the host is gone. ConnectFailed: it does not answer. RmbusError: topics do not do that.
+        """
+        return self._kept(Subscription(pattern, self.open_intake(pattern, delivery, last=last)))
+
+    def close(self) -> None:
+        """Close what was opened on the bus; harmless when that has been done."""
+        self._is_closed = True
+        for each in list(self._opened):
+            each.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for each in list(self._opened):
+                each.__exit__(kind, error, trace)
+        self.close()
+
+    # --- for this package alone --------------------------------------------------------------------------------------
+
+    def open_outlet(self, topic: str, format: object) -> Outlet:
+        """Join the host as one output that is a topic."""
+        self._check()
+        join = messages.Join(topic, outputs={outlet.PORT: check_topic(topic)})
+        umbilical, _, page = enter(self._connection, join, timeout_s=self._timeout_s)
+        opened = Outlet(umbilical, page, topic, Any if format is None else format, self.address)
+        try:
+            opened.begin(self._timeout_s)
+        except BaseException:
+            opened.close(0)
+            raise
+        return opened
+
+    def open_intake(self, pattern: str, delivery: Delivery | None, *, last: bool) -> Intake:
+        """Join the host as one input that topics feed."""
+        self._check()
+        if delivery is not None and delivery.kind == "reliable":
+            raise RmbusError(
+                f"a subscription to {pattern} cannot be {delivery}: a topic does not wait for those who read it. Choose "
+                "latest or drop_oldest(n), or join the two nodes by an edge of a pipeline"
+            )
+        join = messages.Join(
+            pattern,
+            inputs={inlet.PORT: check_pattern(pattern)},
+            delivery=delivery.kind if delivery else "latest",
+            n=delivery.n if delivery else ENCODED_FRAMES,
+            last=last,
+        )
+        umbilical, _, _ = enter(self._connection, join, timeout_s=self._timeout_s)
+        return Inlet(umbilical, pattern, self.address)
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise Closed("the bus was closed: connect() anew")
+
+    def _kept(self, opened: _T) -> _T:
+        self._opened.add(opened)
+        return opened
+
+
+def connect(address: str | None = None, *, key: str | None = None, timeout_s: float = 10.0) -> Bus:
+    """Connect to the bus of this user on this machine: any host that runs, also that of a pipeline.
+
+    Args:
+        address: of one of this user's hosts on this machine, `tcp://…` or `ipc://…`; None: any.
+        key: for hosts on other machines, which cannot be reached in this way yet.
+        timeout_s: how long the host may take for each answer.
+
+    Raises:
+        ConnectFailed: there is none.
+    """
+    if key is not None or (address is not None and not address.startswith(("tcp://", "ipc://"))):
+        what = "with a key" if key is not None else f"to {address}"
+        raise ConnectFailed(
+            f"cannot connect {what} yet: connect() reaches the hosts of this user on this machine alone, at a tcp:// or "
+            "ipc:// address, or at none"
+        )
+    return Bus(find_bus(address), timeout_s)

@@ -1,0 +1,282 @@
+"""An input of this process that topics feed. Whoever takes frames reads the lanes himself, in his own thread.
+
+A thread beside him hears the host: memory is mapped at once, so that a reader who takes his time delays nobody; whatever
+else the host says waits in order until the next frame is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from functools import partial
+from typing import Final
+
+from rmbus.errors import Broken, Closed, HostError, NodeError, RmbusError, node_error
+from rmbus.media import Frame
+from rmbus.protocol import lane, messages
+from rmbus.protocol.frames import Header, Kind
+from rmbus.runtime.lane_ends import take_end
+from rmbus.runtime.links import Arrival, InputLink
+from rmbus.runtime.memory import NodeMemory
+from rmbus.transport.counters import Edge
+from rmbus.transport.lanes import FastLane
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.umbilical import Umbilical, close_all
+
+PORT: Final = "in"
+"""What the input is called where it needs a name."""
+
+LEAVE_S: Final = 1.0
+"""How long a host may take to hear that a process leaves it."""
+
+
+class Inlet:
+    """The input, from its host's first word on. All but `wake` and `dropped` is for one thread at a time.
+
+    Args:
+        umbilical: of a process that has joined with this one input. pattern: the topics. address: of the host, for
+            errors.
+
+    Attributes:
+        is_over: whether nothing more comes: the one topic has ended.
+    """
+
+    def __init__(self, umbilical: Umbilical, pattern: str, address: str) -> None:
+        self.is_over = False
+        self._umbilical = umbilical
+        self._pattern, self._address = pattern, address
+        self._is_single = "*" not in pattern
+        self._memory = NodeMemory(umbilical.send)
+        self._edges: dict[int, tuple[InputLink, FastLane]] = {}
+        self._inbox: deque[Arrival] = deque()
+        self._current: Arrival | None = None
+        self._owing: list[InputLink] = []
+        self._past: Counter[str] = Counter()
+        self._failure: RmbusError | None = None
+        self._is_closed = self._is_woken = False
+        self._reactor = Reactor()
+        self._thread = threading.Thread(target=self._listen, name=f"rmbus-{pattern}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many frames were dropped on their way here, by reason, on all edges that there have been."""
+        total = self._past.copy()
+        for link, _ in list(self._edges.values()):
+            total.update(link.page.dropped())
+        return dict(total)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `take` may have something."""
+        return self._reactor.fileno()
+
+    def wake(self) -> None:
+        """Let a `take` that waits return; from any thread."""
+        self._reactor.call_soon(self._woken)
+
+    def take(self, *, wait: bool) -> Frame | None:
+        """Return the next frame: the one before it has been dealt with.
+
+        Returns:
+            None where there is none: nothing more comes (`is_over`), or `wake` was called; without `wait`, none has
+            come yet.
+
+        Raises:
+            HostError: the host is gone. NodeError: the publisher has failed. ProtocolError, Broken: so has its lane.
+        """
+        self._finish()
+        while True:
+            while self._inbox:
+                frame = self._begin(self._inbox.popleft())
+                if frame is not None:
+                    return frame
+            if self.is_over:
+                return None
+            if self._failure is not None:
+                raise self._failure
+            if self._is_woken:
+                self._is_woken = False
+                return None
+            self._tell()
+            self._is_woken = not wait
+            try:
+                self._reactor.serve_once(wait=wait)
+            except RmbusError as error:
+                self._failure = error  # and it stays so
+
+    def close(self) -> None:
+        """Leave the topics; harmless when they have been left. What was taken stays as it is."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._finish()
+        with contextlib.suppress(RmbusError):  # the host is gone
+            self._umbilical.send(messages.NodeEvent("", 0, "ended"))
+        self._umbilical.finish()
+        self._thread.join(LEAVE_S)  # until the host has heard it
+        with contextlib.suppress(RmbusError):
+            self._reactor.serve_once(wait=False)  # what it said last may have come with descriptors
+        for arrival in self._inbox:
+            if arrival.frame is not None:
+                arrival.link.page.drop("consumer_ended", by_consumer=True)
+                arrival.release()
+        self._inbox.clear()
+        for link, end in self._edges.values():
+            end.close()
+            self._past.update(link.page.dropped())
+        self._edges.clear()
+        self._reactor.close()
+        self._umbilical.close()
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, arrival: Arrival) -> Frame | None:
+        """Begin with what has come; return it if it is for whoever takes."""
+        link = arrival.link
+        if arrival.frame is not None:
+            self._current = arrival
+            link.begin(arrival, time.monotonic_ns())
+            return arrival.frame
+        if not arrival.place:
+            self._forget(link)
+            return None
+        self._credit(arrival)
+        kind = arrival.header.kind
+        if kind == Kind.ERROR and self._is_single:
+            self._failure = _failed(self._pattern, arrival.header.extra)
+        elif kind in (Kind.EOS, Kind.ERROR):
+            self._ended(link)
+        return None
+
+    def _finish(self) -> None:
+        """The frame that was taken last has been dealt with."""
+        arrival, self._current = self._current, None
+        if arrival is not None:
+            arrival.release()
+            self._credit(arrival)
+
+    def _credit(self, arrival: Arrival) -> None:
+        link = arrival.link
+        if link.finish(arrival):
+            link.tell()
+        elif link not in self._owing:
+            self._owing.append(link)
+
+    def _tell(self) -> None:
+        for link in self._owing:
+            link.tell()
+        self._owing.clear()
+
+    def _ended(self, link: InputLink) -> None:
+        """Nothing more comes on an edge: what its producer has published, and neither sent nor dropped, is lost."""
+        self._tell()
+        if not link.ended:
+            link.ended = True
+            words = link.page.words
+            lost = words[Edge.PUBLISHED] - words[Edge.RECEIVED] - sum(link.page.dropped().values())
+            if lost > 0:
+                link.page.drop("producer_died", lost, by_consumer=True)
+            self.is_over = self._is_single
+
+    def _forget(self, link: InputLink) -> None:
+        """Whatever came on an edge has been taken, and its publisher is gone."""
+        self._ended(link)
+        del self._edges[link.edge]
+        self._past.update(link.page.dropped())
+
+    # --- lanes and orders, while a frame is waited for ---------------------------------------------------------------
+
+    def _read(self, link: InputLink, end: FastLane) -> None:
+        """Take one message off a lane."""
+        try:
+            message = end.receive()
+            if message is not None:
+                self._arrive(link, end, message)
+        except Closed:
+            self._reactor.remove(end.source)  # the host will say so too
+
+    def _read_all(self, link: InputLink, end: FastLane) -> None:
+        """Take what is left on a lane whose publisher is gone."""
+        with contextlib.suppress(Closed):
+            while (message := end.receive()) is not None:
+                self._arrive(link, end, message)
+        self._reactor.remove(end.source)
+
+    def _arrive(self, link: InputLink, end: FastLane, message: lane.Message) -> None:
+        if message.type == lane.Type.MARK and bytes(message.body) == link.token:
+            link.mark(end, message.number)
+        elif message.type == lane.Type.FRAMES and link.lane is not None:
+            for arrival in link.receive(message):
+                self._inbox.append(arrival)
+                if arrival.header.kind == Kind.INTERRUPT:
+                    self._interrupted(arrival)
+        else:
+            raise Broken(f"topic {link.topic}: a lane message of type {message.type} where frames were due")
+
+    def _interrupted(self, interrupt: Arrival) -> None:
+        """A new turn: what waits of older ones is dropped."""
+        link, turn = interrupt.link, interrupt.header.turn
+        old = [each for each in self._inbox if each.link is link and each.frame is not None and each.header.turn < turn]
+        for arrival in old:
+            self._inbox.remove(arrival)
+            link.page.drop("interrupted", by_consumer=True)
+            arrival.release()
+            self._credit(arrival)
+
+    def _obey(self, message: messages.Message, descriptors: list[int]) -> None:
+        if isinstance(message, messages.Input):
+            page, end = take_end(message, descriptors)
+            link = InputLink(
+                message.edge,
+                message.port,
+                page,
+                self._memory.segments,
+                credit=message.credit,
+                token=message.token,
+                topic=message.topic,
+            )
+            self._edges[message.edge] = link, end
+            self._reactor.add(end.source, partial(self._read, link, end))
+            return
+        close_all(descriptors)
+        if isinstance(message, messages.Gone):
+            link, end = self._edges[message.edge]
+            self._read_all(link, end)
+            end.close()
+            self._inbox.append(Arrival(link, Header(Kind.EOS, 0), 0, None))
+        elif isinstance(message, messages.Detach):
+            self._memory.take(message, [])
+
+    def _cut(self, reason: str) -> None:
+        """The host is gone; what had been sent before is taken first."""
+        for link, end in self._edges.values():
+            self._read_all(link, end)
+        self._failure = HostError(f"the subscription to {self._pattern} has ended: {reason}", host=self._address)
+
+    def _woken(self) -> None:
+        self._is_woken = True
+
+    # --- the host, in a thread of its own ----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                _, message, descriptors = self._umbilical.receive()
+            except messages.UnknownTag:
+                continue  # a later host may say more
+            except RmbusError as error:
+                ended = f"the host at {self._address} has ended"
+                reason = ended if isinstance(error, Closed) else f"the host broke the protocol: {error}"
+                self._reactor.call_soon(partial(self._cut, reason))
+                return
+            # A segment goes after what lies in it: in order with the word that its producer is gone.
+            if isinstance(message, messages.Detach) or not self._memory.take(message, descriptors):
+                self._reactor.call_soon(partial(self._obey, message, descriptors))
+
+
+def _failed(topic: str, extra: object) -> NodeError:
+    """Return the error that a publisher has told of itself."""
+    name, text = extra if isinstance(extra, list) and len(extra) == 2 else ("", "")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- a peer's value
+    return node_error(str(text), node=f"publisher of {topic}", host="", type_name=str(name))  # pyright: ignore[reportUnknownArgumentType] -- likewise
