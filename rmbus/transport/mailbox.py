@@ -59,6 +59,7 @@ class Mailbox:
         self.delivery = delivery
         self.place = 0
         self._limit = 1 if delivery.kind == "latest" else delivery.n
+        self._encoded_limit = delivery.n  # of `latest` too: with holes in it, encoded video cannot be decoded
         self._reliable = delivery.kind == "reliable"
         self._page = page
         self._words = page.words
@@ -111,9 +112,12 @@ class Mailbox:
             self._drop(item, "consumer_ended")
             return
         if not self._reliable:
-            if item.key is not None and not self._takes_encoded(item):
-                return
-            while self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES:
+            limit = self._limit
+            if item.key is not None:
+                if not self._takes_encoded(item):
+                    return
+                limit = self._encoded_limit
+            while self._frames >= limit or self._bytes > MAX_MAILBOX_BYTES:
                 self._drop_oldest("overflow")
         self._queue.append(item)
         self._frames += 1
@@ -213,7 +217,7 @@ class Mailbox:
             self._page.drop(reason, lost)
 
     def _takes_encoded(self, item: Item) -> bool:
-        if self._frames >= self._limit or self._bytes > MAX_MAILBOX_BYTES:
+        if self._frames >= self._encoded_limit or self._bytes > MAX_MAILBOX_BYTES:
             while self._frames:
                 self._drop_oldest("awaiting_key")
             self._awaiting_key = True
