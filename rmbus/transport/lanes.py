@@ -170,6 +170,8 @@ class FastLane:
                 size = self._socket.recv_into(self._buffer)
             except BlockingIOError:
                 return None
+            except ConnectionResetError:
+                continue  # the other end has left something unread; what it had sent before is still here
             except OSError as error:
                 raise Closed(f"the lane is cut: {error}") from error
             if not size:

@@ -73,7 +73,7 @@ class Umbilical:
         """
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags = self._read(room)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -91,6 +91,13 @@ class Umbilical:
             close_all(descriptors)
             raise
         return number, message, descriptors
+
+    def _read(self, room: int) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        while True:
+            try:
+                return self._socket.recvmsg(MAX_DATAGRAM_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)[:3]
+            except ConnectionResetError:  # the other end has left something unread; what it said before is still here
+                continue
 
     def finish(self) -> None:
         """Say nothing more: the other end hears that this one leaves, and this one may hear on until that leaves too."""
