@@ -38,6 +38,7 @@ LOOK_NS: Final = 200_000
 TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
+now_ns: Final = time.monotonic_ns
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
@@ -159,8 +160,7 @@ class NodeLoop:
             if each.edge == message.edge and not each.ended:
                 if each.topic:
                     sys.stderr.write(f"rmbus: topic {each.topic} has ended: its publisher is gone\n")
-                each.ended = True
-                self._invoker.ended(each.port)
+                self._input_ended(each)
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -191,18 +191,27 @@ class NodeLoop:
             whatever the user's code raises, as it is; UpstreamFailed; Broken; ProtocolError.
         """
         look = 0
-        clock = time.monotonic_ns
-        while not (self._ended and all(port.is_settled for port in self._ports.values())):
-            while self._inbox and self._running is None and self._held is None and clock() - look < LOOK_NS:
+        while not self.is_over:
+            while self._inbox and self._running is None and self._held is None and now_ns() - look < LOOK_NS:
                 self._begin(self._inbox.popleft())
             if not self._step():
-                self._set_state(State.BLOCKED if self._held is not None else State.WAITING, clock())
+                self._set_state(State.BLOCKED if self._held is not None else State.WAITING, now_ns())
                 self.reactor.serve_once(wait=True)
-                look = clock()
-            elif clock() - look > LOOK_NS:
+                look = now_ns()
+            elif self.is_due(look):
                 self.reactor.serve_once(wait=False)
-                look = clock()
-        self._set_state(State.ENDED, clock())
+                look = now_ns()
+        self._set_state(State.ENDED, now_ns())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the node has ended, and all that it sent is processed."""
+        return self._ended and all(port.is_settled for port in self._ports.values())
+
+    @staticmethod
+    def is_due(look: int) -> bool:
+        """Whether the lanes, last looked at at that time, are to be looked at again while there is work."""
+        return now_ns() - look > LOOK_NS
 
     def fail(self, type_name: str, message: str) -> None:
         """Tell the nodes downstream, in band, that this one has failed."""
@@ -234,7 +243,7 @@ class NodeLoop:
 
     def _pull(self, running: Iterator[Emission]) -> None:
         if self._state != State.BUSY:
-            self._set_state(State.BUSY, time.monotonic_ns())
+            self._set_state(State.BUSY, now_ns())
         emission = next(running, None)
         if emission is None:
             self._running = None
@@ -266,29 +275,39 @@ class NodeLoop:
         return True
 
     def _begin(self, arrival: Arrival) -> None:
-        link = arrival.link
-        if arrival.frame is not None:
-            now = time.monotonic_ns()
-            self._current = arrival
-            self.frame = arrival.header.seq
-            link.begin(arrival, now)
-            self._frames_in += 1
-            self._words[_FRAMES_IN] = self._frames_in
-            if self._state != State.BUSY:
-                self._set_state(State.BUSY, now)
-            emissions = self._invoker.process(arrival.frame, link.port)
-            if emissions:  # some, or an iterator that is pulled from now on
-                self._running = iter(emissions)
-            else:
-                self._finish()
+        if arrival.frame is None:
+            self._control(arrival)
             return
-        kind = arrival.header.kind
+        self._note_begin(arrival)
+        emissions = self._invoker.process(arrival.frame, arrival.link.port)
+        if emissions:  # some, or an iterator that is pulled from now on
+            self._running = iter(emissions)
+        else:
+            self._finish()
+
+    def _note_begin(self, arrival: Arrival) -> None:
+        """Count a frame as given to the node's code."""
+        now = now_ns()
+        self._current = arrival
+        self.frame = arrival.header.seq
+        arrival.link.begin(arrival, now)
+        self._frames_in += 1
+        self._words[_FRAMES_IN] = self._frames_in
+        if self._state != State.BUSY:
+            self._set_state(State.BUSY, now)
+
+    def _control(self, arrival: Arrival) -> None:
+        """Heed a control frame."""
+        link, kind = arrival.link, arrival.header.kind
         if kind == Kind.EOS:
-            link.ended = True
-            self._invoker.ended(link.port)
+            self._input_ended(link)
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         self._credit(arrival)
+
+    def _input_ended(self, link: InputLink) -> None:
+        link.ended = True
+        self._invoker.ended(link.port)
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None
@@ -306,6 +325,16 @@ class NodeLoop:
 
     def _interrupted(self, arrival: Arrival) -> None:
         """A new turn upstream: drop what waits of older ones, stop what runs, and pass it on."""
+        self._drop_older(arrival)
+        if self._current is not None and self._current.link is arrival.link:
+            self._held = None
+            self._close_running()
+        self._invoker.interrupted()
+        for port in self._ports.values():
+            port.interrupt()
+
+    def _drop_older(self, arrival: Arrival) -> None:
+        """Drop what waits of older turns than that of an interrupt."""
         kept: deque[Arrival] = deque()
         for waiting in self._inbox:
             if waiting.link is arrival.link and waiting.frame is not None and waiting.header.turn < arrival.header.turn:
@@ -315,12 +344,6 @@ class NodeLoop:
             else:
                 kept.append(waiting)
         self._inbox = kept
-        if self._current is not None and self._current.link is arrival.link:
-            self._held = None
-            self._close_running()
-        self._invoker.interrupted()
-        for port in self._ports.values():
-            port.interrupt()
 
     def _close_running(self) -> None:
         running, self._running = self._running, None
@@ -337,10 +360,13 @@ class NodeLoop:
             self.frame = None
             self._running = iter(self._invoker.flush())
             return True
+        self._end()
+        return True
+
+    def _end(self) -> None:
         self._ended = True
         for port in self._ports.values():
             port.control(Kind.EOS)
-        return True
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 

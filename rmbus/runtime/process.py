@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SWITCH_S: Final = 0.0005
 """A thread of the user's that never waits may keep the interpreter from the data thread for no longer than this."""
 
-READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.loop")
+READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.cooperative")
 """What a spare process has imported before it is asked for."""
 
 
@@ -57,6 +57,7 @@ class Process:
         Raises:
             whatever went wrong, after the host has been told.
         """
+        from rmbus.runtime.cooperative import CooperativeLoop
         from rmbus.runtime.invoke import Invoker
         from rmbus.runtime.loop import NodeLoop
         from rmbus.runtime.memory import NodeMemory
@@ -68,7 +69,8 @@ class Process:
             invoker = Invoker(load())
             invoker.join(start.inputs, start.outputs)
             memory = NodeMemory(self._say)
-            loop = NodeLoop(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
+            kind = CooperativeLoop if invoker.is_async else NodeLoop
+            loop = kind(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
             listener.start()
             try:

@@ -14,14 +14,16 @@ import mmap
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmbus.protocol.frames import Place
+from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import TICKETS
 from rmbus.transport.counters import TICKET_WORDS, Edge, Page
+from rmbus.values import Draft
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 NEVER: Final = 1 << 63
@@ -189,10 +191,14 @@ class Slot(Held):
         super().__init__(mapping, place, writable=True)
         self._index, self._free = index, free
 
-    def write(self, payload: Any) -> None:
-        """Copy a payload, as many bytes as the slot was asked for."""
+    def write(self, payload: Buffer | Draft) -> None:
+        """Copy a payload, as many bytes as the slot was asked for; of one that is not written yet, this is the writing."""
         offset, size = self.place.offset, self.place.size
-        self.mapping.view[offset : offset + size] = payload
+        room = self.mapping.view[offset : offset + size]
+        if isinstance(payload, Draft):
+            payload.write(room)
+        else:
+            room[:] = payload
 
     def __del__(self) -> None:
         self._free.append(self._index)  # any thread may be the last to let go, so nothing more is done here
