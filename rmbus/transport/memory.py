@@ -192,7 +192,7 @@ class Slot(Held):
         self._index, self._free = index, free
 
     def write(self, payload: Buffer | Draft) -> None:
-        """Copy a payload, as many bytes as the slot was asked for; of one that is not written yet, this is the writing."""
+        """Copy a payload, as many bytes as the slot was asked for; one that is not written yet is written there."""
         offset, size = self.place.offset, self.place.size
         room = self.mapping.view[offset : offset + size]
         if isinstance(payload, Draft):
