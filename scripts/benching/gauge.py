@@ -1,0 +1,152 @@
+"""Reads what a system costs: the processor time and the memory of all its processes, between two moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socketserver
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+MARK: Final = "RMBUS_BENCH_RUN"
+"""The environment variable by which the processes of a run are found, daemons that have left their parents among them."""
+
+SAMPLE_EVERY_S: Final = 0.5
+
+
+def marked(mark: str) -> set[int]:
+    """Return the processes that inherited the mark, and all that descend from them."""
+    wanted = f"{MARK}={mark}".encode()
+    found: set[int] = set()
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid, stat = int(folder.name), (folder / "stat").read_text()
+            parents[pid] = int(stat.rpartition(")")[2].split()[1])
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(pid)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def processor_s(pid: int) -> float | None:
+    """Return the processor time of a process, user and system, of all its threads; None where it has ended."""
+    clock = (~pid << 3) | 2  # what clock_getcpuclockid(3) gives
+    try:
+        return time.clock_gettime(clock)
+    except OSError:
+        return None
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Return the memory of processes, where a page that several share counts once (the sum of their PSS)."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:  # it has ended
+            continue
+        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
+    return total
+
+
+class GaugeServer:
+    """Answers the processes of a run, and reads the clocks when they say that the window opens and closes.
+
+    Args:
+        path: of its socket.
+        mark: of the processes.
+        readers: how many of them take messages.
+        samples: whether the memory is read in between, too; at 1 kHz that would be seen in the latency.
+    """
+
+    def __init__(self, path: Path, mark: str, readers: int, *, samples: bool) -> None:
+        self.rss_bytes = 0
+        self.window_s = 0.0
+        self._mark = mark
+        self._readers = readers
+        self._samples = samples
+        self._flowing = 0
+        self._ended = 0
+        self._began_at = 0.0
+        self._first: dict[int, float] = {}
+        self._latest: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        gauge = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                for line in self.rfile:
+                    self.wfile.write(f"{gauge.answer(line.decode().strip())}\n".encode())
+
+        self._server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+        self._server.daemon_threads = True
+        self._threads = [threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)]
+        self._threads.append(threading.Thread(target=self._sample, daemon=True))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def cpu_s(self) -> float:
+        """The processor time of all processes in the window."""
+        return sum(last - self._first.get(pid, 0.0) for pid, last in self._latest.items())
+
+    def answer(self, line: str) -> str:
+        """Take a line of a process of the run."""
+        with self._lock:
+            if line == "flows":
+                self._flowing += 1
+            elif line == "flows?":
+                return "yes" if self._flowing >= self._readers else "no"
+            elif line == "begin":
+                self._look()
+                self._first = dict(self._latest)
+                self._began_at = time.monotonic()
+            elif line.startswith("end"):
+                self._look()
+                self._ended += line.startswith("end reader")
+                self.window_s = time.monotonic() - self._began_at
+            return "ok"
+
+    def _look(self) -> None:
+        pids = marked(self._mark)
+        now = {pid: seconds for pid in pids if (seconds := processor_s(pid)) is not None}
+        self._latest.update(now)
+        self.rss_bytes = max(self.rss_bytes, memory_bytes(now))
+
+    def _sample(self) -> None:
+        while not self._over.wait(SAMPLE_EVERY_S):
+            with self._lock:
+                if self._samples and self._began_at and self._ended < self._readers:
+                    self._look()
+
+
+def end_marked(mark: str) -> int:
+    """Kill what is left of a run; return how many processes that were."""
+    left = marked(mark)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has ended by itself
+            continue
+    return len(left)
