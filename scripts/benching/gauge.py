@@ -75,6 +75,7 @@ class GaugeServer:
         self._samples = samples
         self._flowing = 0
         self._ended = 0
+        self._is_whole = True  # nobody has ended
         self._began_at = 0.0
         self._first: dict[int, float] = {}
         self._latest: dict[int, float] = {}
@@ -118,21 +119,29 @@ class GaugeServer:
                 self._flowing += 1
             elif line == "flows?":
                 return "yes" if self._flowing >= self._readers else "no"
+            elif line == "over?":
+                return "yes" if self._ended >= self._readers else "no"
             elif line == "begin":
                 self._look()
                 self._first = dict(self._latest)
                 self._began_at = time.monotonic()
             elif line.startswith("end"):
-                self._look()
+                if self._is_whole:
+                    self._look()
+                else:
+                    self._read_clocks(list(self._latest))
+                self._is_whole = False
                 self._ended += line.startswith("end reader")
                 self.window_s = time.monotonic() - self._began_at
             return "ok"
 
     def _look(self) -> None:
         pids = marked(self._mark)
-        now = {pid: seconds for pid in pids if (seconds := processor_s(pid)) is not None}
-        self._latest.update(now)
-        self.rss_bytes = max(self.rss_bytes, memory_bytes(now))
+        self._read_clocks(pids)
+        self.rss_bytes = max(self.rss_bytes, memory_bytes(pids))
+
+    def _read_clocks(self, pids: Iterable[int]) -> None:
+        self._latest.update({pid: seconds for pid in pids if (seconds := processor_s(pid)) is not None})
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_EVERY_S):

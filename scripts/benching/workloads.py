@@ -69,7 +69,7 @@ class Effort:
 FULL: Final = Effort(warmup_s=0.5, window_s=1.5, by_rate={30: 60, 1000: 900})
 """Seven rounds of 900 are more than 5000 samples, which a 99th percentile wants."""
 
-QUICK: Final = Effort(warmup_s=0.2, window_s=0.5, by_rate={30: 20, 1000: 300})
+QUICK: Final = Effort(warmup_s=0.4, window_s=0.5, by_rate={30: 20, 1000: 300})
 
 
 def size_name(size: int) -> str:

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from benching.measured.payload import PROBE, STOP, Array, number_of
-from benching.measured.records import PROBE_EVERY_S, Reader, Source
+from benching.measured.records import PROBE_EVERY_S, Gauge, Reader, Source
 from benching.measured.task import Task
 
 IDLE_S = 3.0
 """A reader that may lose messages, the last among them, takes so long a silence for the end."""
+
+
+STAY_S = 10.0
+"""The longest that a sender stays for its readers."""
 
 
 class Sender(Protocol):
@@ -63,7 +67,7 @@ def play(make_sender: MakeSender, make_receiver: MakeReceiver) -> None:
         be_source(task, make_sender(task, first, 1 if task.relays else task.readers))
     elif role == "relay":
         receiver = make_receiver(task, f"hop{number}", 0)
-        be_relay(receiver, make_sender(task, f"hop{number + 1}", task.readers))
+        be_relay(task, receiver, make_sender(task, f"hop{number + 1}", task.readers))
     else:
         be_reader(task, number, make_receiver(task, last, number))
 
@@ -79,8 +83,9 @@ def be_source(task: Task, sender: Sender) -> None:
         source.prepare(array, number)
         sender.publish()
     _tell(source, sender, STOP)
-    sender.close()
     source.close()
+    _stay(task)
+    sender.close()
 
 
 def _tell(source: Source, sender: Sender, number: int) -> None:
@@ -89,7 +94,7 @@ def _tell(source: Source, sender: Sender, number: int) -> None:
     sender.publish()
 
 
-def be_relay(receiver: Receiver, sender: Sender) -> None:
+def be_relay(task: Task, receiver: Receiver, sender: Sender) -> None:
     """Pass on what comes."""
     while True:
         array = receiver.receive(60.0)
@@ -100,8 +105,18 @@ def be_relay(receiver: Receiver, sender: Sender) -> None:
         receiver.release()
         if is_last:
             break
+    _stay(task)
     sender.close()
     receiver.close()
+
+
+def _stay(task: Task) -> None:
+    """Wait until every reader has the last message: what lies in shared memory may go with the process that lent it."""
+    gauge = Gauge(task.gauge)
+    deadline = time.monotonic() + STAY_S
+    while gauge.say("over?") != "yes" and time.monotonic() < deadline:
+        time.sleep(PROBE_EVERY_S)
+    gauge.close()
 
 
 def be_reader(task: Task, number: int, receiver: Receiver) -> None:

@@ -2,9 +2,11 @@
 
 Documented API: a dataflow file, `dora run`, `Node.send_output` with an Arrow array over the numpy array, or
 `Node.send_output_raw`, whose buffer the node writes to; `for event in node` and `event["value"].to_numpy()`. Settings:
-`DORA_NODE_SHM_POOL_SIZE` has room for 16 frames, since larger ones than its default go another, slow way; a queue of
-256 small or 8 large messages with the policy `backpressure`, so that the source waits; in the run with a slow reader
-`drop_oldest` and a queue of 4 for that reader.
+`shared_memory_pool_size` has room for 16 frames, since a frame that finds none goes another, slow way. Queues hold 2048
+small or 16 large messages; with a pace they have the policy `drop_oldest`, the default, since with `backpressure` nothing
+goes through shared memory; without one they have `backpressure`, the only one that is meant to lose nothing (dora loses
+messages all the same when ten times the queue is full, and says so; they are counted). In the run with a slow reader that
+one has a queue of 4.
 
 Variants: `copy`, by `send_output`; `loan`, rendered in the buffer of `send_output_raw`, which sends at the end of `with`.
 """
@@ -29,6 +31,7 @@ from benching.measured.task import Task
 
 SMALL = 65_536
 POOL_FRAMES = 16
+MINIMUM_POOL_BYTES = 64 * 2**20
 MODULE = "benching.systems.dora_flow"
 
 
@@ -43,12 +46,13 @@ def dataflow(task: Task) -> dict[str, Any]:
             made["inputs"] = {
                 "frame": {
                     "source": f"{origin}/frame",
-                    "queue_size": 4 if sleeps else 256 if task.size <= SMALL else 8,
-                    "queue_policy": "drop_oldest" if sleeps else "backpressure",
+                    "queue_size": 4 if sleeps else 2048 if task.size <= SMALL else 16,
+                    "queue_policy": "drop_oldest" if task.is_paced else "backpressure",
                 }
             }
         if role != "reader":
             made["outputs"] = ["frame"]
+            made["shared_memory_pool_size"] = max(MINIMUM_POOL_BYTES, POOL_FRAMES * task.size)
         return made
 
     nodes, last = [node("source", "source", 0, None)], "source"
@@ -106,7 +110,6 @@ def main() -> None:
     if len(sys.argv) == 2:
         flow = Path(task.folder) / "dataflow.yml"
         flow.write_text(json.dumps(dataflow(task)), encoding="utf-8")
-        os.environ["DORA_NODE_SHM_POOL_SIZE"] = str(max(64 * 2**20, POOL_FRAMES * task.size))
         os.chdir(task.folder)
         os.execv(Path(sys.executable).with_name("dora"), ["dora", "run", str(flow)])
     role, number, node = sys.argv[2], int(sys.argv[3]), dora.Node()

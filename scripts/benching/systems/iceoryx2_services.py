@@ -3,7 +3,7 @@
 Documented API: a publish-subscribe service of `Slice[c_uint8]` and an event service beside it, as in the project's
 examples "publish_subscribe_dynamic_data" and "event": `loan_slice_uninit`, `assume_init().send()`, `notify`;
 `Listener.timed_wait`, then `Subscriber.receive` until there is nothing. Settings: `initial_max_slice_len` is the size of
-a message, so that nothing is allocated on the way; subscribers buffer 256 small messages or 8 large ones;
+a message, so that nothing is allocated on the way; subscribers buffer 2048 small messages or 8 large ones;
 without safe overflow and with `RetryUntilDelivered`, so that nothing is lost and the sender waits. In the run with a
 slow reader: safe overflow, so that its oldest frames are lost. A listener wakes once for several notifications.
 
@@ -13,6 +13,7 @@ Variants: `copy`, an array of one's own that is copied into the loan; `loan`, re
 from __future__ import annotations
 
 import ctypes
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class _Services:
             .max_publishers(1)
             .max_subscribers(16)
             .max_nodes(20)
-            .subscriber_max_buffer_size(256 if task.size <= SMALL else 8)
+            .subscriber_max_buffer_size(2048 if task.size <= SMALL else 8)
             .enable_safe_overflow(overflows)
             .open_or_create()
         )
@@ -103,9 +104,13 @@ class Receiver:
 
     def receive(self, timeout_s: float) -> Array | None:
         """Wait for a sample; its array lies over the shared memory."""
+        deadline = 0.0
         while (sample := self._subscriber.receive()) is None:
-            if not self._listener.timed_wait(iox2.Duration.from_secs_f64(timeout_s)):
+            deadline = deadline or time.monotonic() + timeout_s
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 return None
+            self._listener.timed_wait(iox2.Duration.from_secs_f64(left_s))  # may wake for what was received already
         self._sample = sample
         return np.frombuffer(sample.payload().as_memory_view(), np.uint8)
 

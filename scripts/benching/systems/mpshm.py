@@ -12,7 +12,7 @@ import multiprocessing
 import struct
 import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,8 @@ class Sender:
             numbers.send_bytes(_SLOT.pack(slot))
 
     def _collect(self) -> None:
-        for returns in wait(self._returns):
-            assert isinstance(returns, Connection)
+        """Wait for a slot from each reader: they give them back in the order in which they came."""
+        for returns in self._returns:
             (slot,) = _SLOT.unpack(returns.recv_bytes())
             self._held[slot] -= 1
             if not self._held[slot]:
@@ -110,7 +110,7 @@ def _source(task: Task, name: str, readers: Sequence[Ends]) -> None:
 
 
 def _relay(task: Task, name: str, ends: Ends, onward: str, readers: Sequence[Ends]) -> None:
-    be_relay(Receiver(task, name, ends), Sender(task, onward, readers))
+    be_relay(task, Receiver(task, name, ends), Sender(task, onward, readers))
 
 
 def _reader(task: Task, name: str, ends: Ends, number: int) -> None:

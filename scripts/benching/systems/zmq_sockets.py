@@ -6,8 +6,8 @@ fans out. A message is one part. Settings: the high-water mark is 1000 for messa
 on both sides (of XPUB and SUB 4 in the run with a slow reader, which is to lose old frames and not to store them).
 Blocking sockets, `RCVTIMEO` for the end, `LINGER` so that nothing is cut off.
 
-Variants: `copy`; `zerocopy`, with `copy=False` on both sides and as many arrays as may wait, for ZeroMQ reads from them
-later; `batch`, many small messages packed into one of 64 KB, which is for throughput alone.
+Variants: `copy`; `zerocopy`, with `copy=False` on both sides and, since ZeroMQ then reads from an array later, a
+`MessageTracker` that tells when it is free again (below 64 KB pyzmq copies all the same); `batch`, many small messages packed into one of 64 KB, which is for throughput alone.
 """
 
 from __future__ import annotations
@@ -46,22 +46,32 @@ class Sender:
         self._socket = self._context.socket(zmq.PUSH if readers == 1 else zmq.XPUB)
         self._socket.setsockopt(zmq.SNDHWM, high_water(task))
         self._socket.setsockopt(zmq.LINGER, 10_000)
+        if readers > 1:
+            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # tell of every subscription, also of the same to the same
         self._socket.bind(address(task, topic))
         self._copies = task.variant != "zerocopy"
-        kept = 2 if self._copies else 2 * high_water(task) + 4
-        self._arrays = deque(np.zeros(task.size, np.uint8) for _ in range(kept))
+        self._tracks = not self._copies and task.size > zmq.COPY_THRESHOLD
+        self._array = np.zeros(task.size, np.uint8)
+        self._sent: deque[tuple[Array, Any]] = deque()
         if readers > 1:
             for _ in range(readers):
                 self._socket.recv()  # a subscription each
 
     def array(self) -> Array:
-        """Return the array that was sent longest ago."""
-        self._arrays.rotate()
-        return self._arrays[0]
+        """Return an array that nobody reads from: the one that was sent longest ago, or a new one."""
+        if self._tracks:
+            if self._sent and self._sent[0][1].done:
+                self._array, _ = self._sent.popleft()
+            else:
+                self._array = np.zeros_like(self._array)
+        return self._array
 
     def publish(self) -> None:
         """Send the array."""
-        self._socket.send(self._arrays[0], copy=self._copies)
+        if self._tracks:
+            self._sent.append((self._array, self._socket.send(self._array, copy=False, track=True)))
+        else:
+            self._socket.send(self._array, copy=self._copies)
 
     def forward(self, array: Array) -> None:
         """Send what was received."""
@@ -118,7 +128,7 @@ class BatchSender(Sender):
 
     def publish(self) -> None:
         """Put the array to the others, and send them when there are enough, or it is a probe or the end."""
-        array = self._arrays[0]
+        array = self._array
         self._block[self._filled] = array
         self._filled += 1
         if self._filled == self._room or number_of(array) >= STOP:
