@@ -22,6 +22,8 @@ GIVE_UP_AFTER: Final = 2
 
 Tell = Callable[[str], None]
 
+TakesPart = Callable[[System, Case], bool]
+
 Key = tuple[str, Case]
 """A system's name, and a case."""
 
@@ -31,11 +33,13 @@ class Results:
     """What a campaign has given so far.
 
     Attributes:
+        planned: the systems of each case, in the order of tables.
         outcomes: by system, case and round.
         failures: why a system has no figures in a case.
         copy_s: the time of one copy, by size and round.
     """
 
+    planned: dict[Case, tuple[str, ...]] = attrs.field(factory=dict[Case, tuple[str, ...]])
     outcomes: dict[Key, dict[int, Outcome]] = attrs.field(factory=dict[Key, dict[int, Outcome]])
     failures: dict[Key, str] = attrs.field(factory=dict[Key, str])
     copy_s: dict[int, dict[int, float]] = attrs.field(factory=dict[int, dict[int, float]])
@@ -58,6 +62,7 @@ class Campaign:
         systems, cases, effort, rounds: what is run.
         budget_s: when no further run is begun that would end later; None: no matter how long.
         tell: told what is being run.
+        takes_part: whether a system is to be run in a case.
     """
 
     systems: Sequence[System]
@@ -66,10 +71,11 @@ class Campaign:
     rounds: int
     budget_s: float | None = None
     tell: Tell = lambda _: None
+    takes_part: TakesPart = System.can
 
     def run(self) -> Results:
         """Run everything, and return what it gave."""
-        results = Results()
+        results = Results({case: tuple(each.name for each in self._systems_of(case)) for case in self.cases})
         pythons = self._environments(results)
         began, took_s = time.monotonic(), dict[Key, float]()
         failed: Counter[Key] = Counter()
@@ -81,7 +87,7 @@ class Campaign:
                     key = (system.name, case)
                     if system.family not in pythons or failed[key] >= GIVE_UP_AFTER:
                         continue
-                    expected_s = took_s.get(key, max(took_s.values(), default=0.0))
+                    expected_s = took_s.get(key) or (float(np.median([*took_s.values()])) if took_s else 0.0)
                     if self.budget_s is not None and time.monotonic() - began + expected_s > self.budget_s:
                         results.failures.setdefault(key, "no time was left")
                         continue
@@ -103,9 +109,12 @@ class Campaign:
                     results.failures[system.name, case] = f"cannot be installed: {error}"
         return pythons
 
+    def _systems_of(self, case: Case) -> list[System]:
+        return [system for system in self.systems if self.takes_part(system, case)]
+
     def _in_turn(self, number: int, case: Case) -> Iterator[System]:
         """Yield the systems of a case; each round begins with another one."""
-        there = [system for system in self.systems if system.can(case)]
+        there = self._systems_of(case)
         for place in range(len(there)):
             yield there[(place + number) % len(there)]
 

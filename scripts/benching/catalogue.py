@@ -22,7 +22,7 @@ class System:
         family: its environment, and what `--against` calls it.
         variant: the way, "" where there is one.
         module: of the package `systems`.
-        start: `whole`: one process, which starts the others; `roles`: source, relays and readers are started one by one.
+        start: `whole`: one process, which starts the others; `roles`: source, relays and readers one by one.
         requirements: the packages of its environment, exact; numpy is added. Empty: that of rmbus.
         groups: what it is measured in.
         loses: whether it lets a slow reader lose frames, so that the others are not held up.

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 MARK: Final = "RMBUS_BENCH_RUN"
-"""The environment variable by which the processes of a run are found, daemons that have left their parents among them."""
+"""The environment variable by which the processes of a run are found, stray daemons among them."""
 
 SAMPLE_EVERY_S: Final = 0.5
 

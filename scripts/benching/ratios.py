@@ -52,7 +52,7 @@ def summary(ratios: Sequence[float]) -> Ratio:
 def pooled_summary(
     ours: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]], percentile: float
 ) -> Ratio:
-    """Return the ratio of two percentiles, each over the samples of all rounds; whole rounds are drawn for the interval.
+    """Return the ratio of two percentiles, each over the samples of all rounds; the interval draws whole rounds.
 
     Raises:
         ValueError: no round has measured both.
@@ -62,21 +62,23 @@ def pooled_summary(
         raise ValueError("no round has measured both")
 
     def ratio(rounds: Sequence[int]) -> float:
-        sides = [np.percentile(np.concatenate([side[number] for number in rounds]), percentile) for side in (ours, theirs)]
-        return float(sides[0] / sides[1])
+        mine, others = (np.concatenate([side[number] for number in rounds]) for side in (ours, theirs))
+        return float(np.percentile(mine, percentile) / np.percentile(others, percentile))
 
-    draws = np.random.default_rng(SEED).integers(0, len(shared), (RESAMPLES // 4, len(shared)))
+    draws: list[list[int]] = (
+        np.random.default_rng(SEED).integers(0, len(shared), (RESAMPLES // 4, len(shared))).tolist()
+    )
     low, high = np.percentile([ratio([shared[place] for place in draw]) for draw in draws], [2.5, 97.5])
     return Ratio(ratio(shared), float(low), float(high), len(shared))
 
 
 def holds_below(ratio: Ratio, limit: float) -> bool:
-    """Whether a ratio that must not exceed a limit does not: its interval reaches below, its median is not far above."""
+    """Whether a ratio keeps below a limit: its interval reaches that far down, and its median is not far above."""
     return ratio.low <= limit and ratio.median <= limit * TOLERANCE
 
 
 def holds_above(ratio: Ratio, limit: float) -> bool:
-    """Whether a ratio that must reach a limit does: its interval reaches above, its median is not far below."""
+    """Whether a ratio reaches a limit: its interval reaches that far up, and its median is not far below."""
     return ratio.high >= limit and ratio.median >= limit / TOLERANCE
 
 

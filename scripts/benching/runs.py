@@ -59,6 +59,11 @@ class Outcome:
     drops_exact: bool | None = None
     lane: str = ""
 
+    @property
+    def messages(self) -> int:
+        """How many messages of the window every awake reader got."""
+        return len(self.latency_ns)
+
 
 def task_of(system: System, case: Case, effort: Effort, folder: Path) -> Task:
     """Return the task of a run."""
@@ -229,7 +234,8 @@ def _places(folder: Path) -> int | None:
 def _are_drops_exact(report: Mapping[str, Any], task: Task, sent: Times, arrived: Times) -> bool:
     edge = next(edge for edge in report["edges"] if f"sink-{task.readers - 1}." in edge["name"])
     missing = int(np.count_nonzero(sent > 0) - np.count_nonzero(arrived > 0))
-    return sum(edge["dropped"].values()) == missing
+    dropped: int = sum(edge["dropped"].values())
+    return dropped == missing
 
 
 def _noted(path: Path) -> Any:

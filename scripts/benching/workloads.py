@@ -107,7 +107,5 @@ def chosen(cases: Sequence[Case], only: Collection[str], sizes: Collection[str])
             if each not in known:
                 raise ValueError(f"there is no {what} {each!r}; there are {', '.join(known)}")
     return tuple(
-        case
-        for case in cases
-        if (not only or case.group in only) and (not sizes or size_name(case.size) in sizes)
+        case for case in cases if (not only or case.group in only) and (not sizes or size_name(case.size) in sizes)
     )

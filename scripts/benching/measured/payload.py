@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ STOP = 2**64 - 2
 """The number of the message after the last one."""
 
 _WORD = struct.Struct("<Q")
+_write: Callable[[Any, int, int], None] = _WORD.pack_into  # an array is a buffer, but not to the checkers
+_read: Callable[[Any, int], tuple[Any, ...]] = _WORD.unpack_from
 _FACTOR = 0x9E3779B97F4A7C15
 _ALL = 2**64 - 1
 
@@ -36,24 +39,24 @@ class Payload:
         array.reshape(-1).view(np.uint8).fill(number & 0xFF)
         self.stamp(array, number)
         for offset in self._between:
-            _WORD.pack_into(array, offset, _word(number, offset))
+            _write(array, offset, _word(number, offset))
 
     def stamp(self, array: Array, number: int) -> None:
         """Write the number into the first bytes, and a word that depends on it into the last: what costs least."""
-        _WORD.pack_into(array, 0, number)
-        _WORD.pack_into(array, self._last, _word(number, self._last))
+        _write(array, 0, number)
+        _write(array, self._last, _word(number, self._last))
 
     def is_whole(self, array: Array, number: int, *, rendered: bool = True) -> bool:
         """Whether the array holds that message from its first to its last bytes."""
         if array.nbytes != self.size or number_of(array) != number:
             return False
         offsets = (*self._between, self._last) if rendered else (self._last,)
-        return all(_WORD.unpack_from(array, offset)[0] == _word(number, offset) for offset in offsets)
+        return all(_read(array, offset)[0] == _word(number, offset) for offset in offsets)
 
 
 def number_of(array: Array) -> int:
     """Return the number of the message that the array holds."""
-    number: int = _WORD.unpack_from(array)[0]
+    number: int = _read(array, 0)[0]
     return number
 
 

@@ -47,7 +47,7 @@ class Source:
         self.payload = Payload(task.size)
         self.gauge = Gauge(task.gauge)
         self._sent = np.zeros(task.capacity, np.int64)
-        self._times = memoryview(self._sent)
+        self._times = self._sent.data
         self._pace: Pace | None = None
         self._render = self.payload.render if task.is_paced else self.payload.stamp
 
@@ -83,7 +83,7 @@ class Reader:
         self.gauge = Gauge(task.gauge)
         self._payload = Payload(task.size)
         self._arrived = np.zeros(task.capacity, np.int64)
-        self._times = memoryview(self._arrived)
+        self._times = self._arrived.data
         self._has_probe = False
         self._sleep_s = task.sleep_s if task.sleeps(number) else 0.0
         self._check_every = 1 if task.is_paced else CHECK_EVERY
@@ -103,9 +103,7 @@ class Reader:
         if number >= STOP:
             return self._is_told(number)
         self._times[number] = now
-        if number % self._check_every == 0 and not self._payload.is_whole(
-            array, number, rendered=self.task.is_paced
-        ):
+        if number % self._check_every == 0 and not self._payload.is_whole(array, number, rendered=self.task.is_paced):
             self._torn += 1
         if self._sleep_s:
             time.sleep(self._sleep_s)  # the slow reader's work

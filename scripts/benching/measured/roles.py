@@ -28,15 +28,19 @@ class Sender(Protocol):
 
     def array(self) -> Array:
         """Return what the next message is rendered into: `uint8[size]`, one's own or lent."""
+        ...
 
     def publish(self) -> None:
         """Publish what `array` has returned; the clock runs from right before."""
+        ...
 
     def forward(self, array: Array) -> None:
         """Publish a message that was received."""
+        ...
 
     def close(self) -> None:
         """Send what was held back, and end."""
+        ...
 
 
 class Receiver(Protocol):
@@ -44,12 +48,15 @@ class Receiver(Protocol):
 
     def receive(self, timeout_s: float) -> Array | None:
         """Wait, without spinning, for the next message; None when none came in time."""
+        ...
 
     def release(self) -> None:
         """Give back what `receive` has returned last, where it was lent."""
+        ...
 
     def close(self) -> None:
         """End."""
+        ...
 
 
 MakeSender = Callable[[Task, str, int], Sender]

@@ -1,14 +1,15 @@
 """dora: a dataflow of nodes, each a process, run by its daemon.
 
 Documented API: a dataflow file, `dora run`, `Node.send_output` with an Arrow array over the numpy array, or
-`Node.send_output_raw`, whose buffer the node writes to; `for event in node` and `event["value"].to_numpy()`. Settings:
-`shared_memory_pool_size` has room for 16 frames, since a frame that finds none goes another, slow way. Queues hold 2048
-small or 16 large messages; with a pace they have the policy `drop_oldest`, the default, since with `backpressure` nothing
-goes through shared memory; without one they have `backpressure`, the only one that is meant to lose nothing (dora loses
-messages all the same when ten times the queue is full, and says so; they are counted). In the run with a slow reader that
-one has a queue of 4.
+`Node.send_output_raw`, whose buffer the node writes to; `for event in node` and `event["value"].to_numpy()`.
+Settings: `shared_memory_pool_size` has room for 16 frames, since a frame that finds none goes another, slow way.
+Queues hold 2048 small or 16 large messages; with a pace they have the policy `drop_oldest`, the default, since with
+`backpressure` nothing goes through shared memory; without one they have `backpressure`, the only one that is meant to
+lose nothing (dora loses messages all the same when ten times the queue is full, and says so; they are counted). In
+the run with a slow reader that one has a queue of 4.
 
-Variants: `copy`, by `send_output`; `loan`, rendered in the buffer of `send_output_raw`, which sends at the end of `with`.
+Variants: `copy`, by `send_output`; `loan`, rendered in the buffer of `send_output_raw`, which sends at the end of
+`with`.
 """
 
 from __future__ import annotations

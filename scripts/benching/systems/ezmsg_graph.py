@@ -2,14 +2,15 @@
 
 Documented API: `ez.Unit` with an `OutputStream` and `@ez.publisher`, an `InputStream` and `@ez.subscriber(...,
 zero_copy=True)`, `ez.run(..., process_components=...)`. ezmsg itself pickles arrays out of band into shared memory.
-Settings: `buf_size` has room for a message with its header, so that nothing is allocated anew; 32 buffers for messages up
-to 64 KB, 8 for larger ones. Its back-pressure makes the source wait, so nothing is lost; in the run with a slow reader
-that reader is `leaky`, with a queue of 4.
+Settings: `buf_size` has room for a message with its header, so that nothing is allocated anew; 32 buffers for
+messages up to 64 KB, 8 for larger ones. Its back-pressure makes the source wait, so nothing is lost; in the run with
+a slow reader that reader is `leaky`, with a queue of 4.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -114,7 +115,7 @@ def main() -> None:
     named |= {f"RELAY{number}": relay for number, relay in enumerate(relays)}
     named |= {f"READER{number}": reader for number, reader in enumerate(readers)}
     line: list[Any] = [source, *relays]
-    joined = [(one.OUTPUT, other.INPUT) for one, other in zip(line, line[1:], strict=False)]
+    joined = [(one.OUTPUT, other.INPUT) for one, other in itertools.pairwise(line)]
     joined += [(line[-1].OUTPUT, reader.INPUT) for reader in readers]
     ez.run(components=named, connections=joined, process_components=list(named.values()))
 

@@ -1,10 +1,10 @@
 """gRPC: a stream from a server to its clients, by `grpc.aio`.
 
-Documented API: `grpc.aio.server`, a generic handler with `unary_stream_rpc_method_handler`, `await context.write(bytes)`;
-on the other side `channel.unary_stream(...)` and `async for`. Messages are bytes, so there is no schema to pay for.
-Settings: a Unix socket, no limit of message size, frames of HTTP/2 as large as they may be, no compression. The write is
-awaited, so that the stream's own flow control makes the source wait and nothing is lost; a slow reader would hold up the
-others, so there is no such run.
+Documented API: `grpc.aio.server`, a generic handler with `unary_stream_rpc_method_handler`, `await
+context.write(bytes)`; on the other side `channel.unary_stream(...)` and `async for`. Messages are bytes, so there is
+no schema to pay for. Settings: a Unix socket, no limit of message size, frames of HTTP/2 as large as they may be, no
+compression. The write is awaited, so that the stream's own flow control makes the source wait and nothing is lost; a
+slow reader would hold up the others, so there is no such run.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Publishing(grpc.GenericRpcHandler):
         self._server.add_generic_rpc_handlers((self,))
         self._server.add_insecure_port(f"unix:{task.folder}/{topic}")
 
-    def service(self, details: Any) -> Any:
+    def service(self, handler_call_details: Any) -> Any:
         """Serve the one method."""
-        return grpc.unary_stream_rpc_method_handler(self._serve) if details.method == METHOD else None
+        return grpc.unary_stream_rpc_method_handler(self._serve) if handler_call_details.method == METHOD else None
 
     async def _serve(self, _request: bytes, context: Any) -> None:
         self._contexts.append(context)

@@ -2,10 +2,10 @@
 
 Documented API: a publish-subscribe service of `Slice[c_uint8]` and an event service beside it, as in the project's
 examples "publish_subscribe_dynamic_data" and "event": `loan_slice_uninit`, `assume_init().send()`, `notify`;
-`Listener.timed_wait`, then `Subscriber.receive` until there is nothing. Settings: `initial_max_slice_len` is the size of
-a message, so that nothing is allocated on the way; subscribers buffer 2048 small messages or 8 large ones;
-without safe overflow and with `RetryUntilDelivered`, so that nothing is lost and the sender waits. In the run with a
-slow reader: safe overflow, so that its oldest frames are lost. A listener wakes once for several notifications.
+`Listener.timed_wait`, then `Subscriber.receive` until there is nothing. Settings: `initial_max_slice_len` is the size
+of a message, so that nothing is allocated on the way; subscribers buffer 2048 small messages or 8 large ones; without
+safe overflow and with `RetryUntilDelivered`, so that nothing is lost and the sender waits. In the run with a slow
+reader: safe overflow, so that its oldest frames are lost. A listener wakes once for several notifications.
 
 Variants: `copy`, an array of one's own that is copied into the loan; `loan`, rendered in the loan.
 """

@@ -1,6 +1,6 @@
 """Ray: calls of actors, each a process.
 
-Documented API: `ray.init`, `@ray.remote` on a class, `actor.take.remote(array)`. Ray itself puts an array of more than
+Documented API: `ray.init`, `ray.remote` of a class, `actor.take.remote(array)`. Ray itself puts an array of more than
 100 KB into its object store, where the actor reads it; where several actors get the same one, it is put once by
 `ray.put`. Settings: an object store of 2 GB or of 64 frames, no dashboard, actors that ask for no core, so that two are
 enough for all. Without a pace 256 small or 8 large calls are under way, the oldest of which `ray.get` waits for. A slow
@@ -26,7 +26,6 @@ from benching.measured.task import Task
 SMALL = 65_536
 
 
-@ray.remote(num_cpus=0)
 class Taking:
     """A reader."""
 
@@ -39,7 +38,6 @@ class Taking:
             self._reader.close()
 
 
-@ray.remote(num_cpus=0)
 class Passing:
     """A relay."""
 
@@ -88,9 +86,11 @@ def main() -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    actors: list[Any] = [Taking.remote(task, number) for number in range(task.readers)]
+    taking: Any = ray.remote(num_cpus=0)(Taking)
+    passing: Any = ray.remote(num_cpus=0)(Passing)
+    actors: list[Any] = [taking.remote(task, number) for number in range(task.readers)]
     for _ in range(task.relays):
-        actors = [Passing.remote(actors[0])]
+        actors = [passing.remote(actors[0])]
     source, publishing = Source(task), Publishing(task, actors)
     array = np.zeros(task.size, np.uint8)
     while source.probes():

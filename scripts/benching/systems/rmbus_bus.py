@@ -1,37 +1,23 @@
 """rmbus, by its public names: `Node`, `Pipeline`, a `Session` and its report.
 
-Every node is a process of its own. Settings: `reliable(8)`, the default; without a pace `reliable(256)` for messages up to
-64 KB; in the run with a slow reader `latest` to that reader.
+Every node is a process of its own. Settings: `reliable(8)`, the default; without a pace `reliable(256)` for messages
+up to 64 KB; in the run with a slow reader `latest` to that reader.
 
-Variants: `copy`, arrays that the source yields, and keeps writing to; `loan`, frames that are rendered in place; each by
-the fast lane, and with `-ipc` by sockets.
+Variants: `copy`, arrays that the source yields, and keeps writing to; `loan`, frames that are rendered in place; each
+by the fast lane, and with `-ipc` by sockets.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
 from pathlib import Path
-from typing import Any
 
+from benching.lanes import lane_options
 from benching.measured.task import Task
 from benching.systems.rmbus_nodes import Relay, Sink, source_of
 from rmbus import Pipeline, Session, latest, reliable
 
 SMALL = 65_536
-
-
-def lane_options(*, fast: bool) -> dict[str, Any]:
-    """Return what tells a session which lane to take, nothing where there is one lane only.
-
-    Raises:
-        LookupError: the lane by sockets is asked for beside the other one, and there is no other.
-    """
-    if "fast" in inspect.signature(Session).parameters:
-        return {"fast": fast}
-    if fast:
-        return {}
-    raise LookupError("this rmbus has one lane, which the other variant has measured")
 
 
 def build(task: Task) -> Pipeline:
@@ -53,13 +39,10 @@ def build(task: Task) -> Pipeline:
 def main() -> None:
     """Run a task, and leave its report."""
     task = Task.load(Path(sys.argv[1]))
-    with Session(build(task), **lane_options(fast=not task.variant.endswith("-ipc"))) as session:
+    with Session(build(task), **lane_options(task.variant)) as session:
         report = session.wait()
     (Path(task.folder) / "report.json").write_text(report.to_json(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LookupError as error:
-        sys.exit(str(error))
+    main()

@@ -1,14 +1,14 @@
 """Zenoh: peers that talk to each other directly, without a router.
 
-Documented API: `Session.declare_publisher` and `Publisher.put`, `Session.declare_subscriber` with a channel and `recv`.
-A payload is bytes or a bytearray, and arrives as a `ZBytes`, of which `to_bytes()` makes bytes: that is what Python is
-given. Settings: scouting is off, the readers listen on a Unix socket of their own and the publisher connects to them;
-`CongestionControl.BLOCK`, `express`, and a first-in-first-out channel of 256 small messages or 8 large ones, so that
-nothing is lost; in the run with a slow reader a ring channel of 8 for each, which drops the oldest. Batching is on where
-there is no pace.
+Documented API: `Session.declare_publisher` and `Publisher.put`, `Session.declare_subscriber` with a channel and
+`recv`. A payload is bytes or a bytearray, and arrives as a `ZBytes`, of which `to_bytes()` makes bytes: that is what
+Python is given. Settings: scouting is off, the readers listen on a Unix socket of their own and the publisher
+connects to them; `CongestionControl.BLOCK`, `express`, and a first-in-first-out channel of 256 small messages or 8
+large ones, so that nothing is lost; in the run with a slow reader a ring channel of 8 for each, which drops the
+oldest. Batching is on where there is no pace.
 
-Variants: `default`, a plain put, which Zenoh itself moves through shared memory above 3 KB: its pool, 16 MB by default,
-has room for sixteen frames; `shm`, a buffer of a `ShmProvider` of that size that the array is copied into.
+Variants: `default`, a plain put, which Zenoh itself moves through shared memory above 3 KB: its pool, 16 MB by
+default, has room for sixteen frames; `shm`, a buffer of a `ShmProvider` of that size that the array is copied into.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Sender:
 
     def forward(self, array: Array) -> None:
         """Put what was received."""
-        self._put(array.base if isinstance(array.base, bytes) else array.tobytes())
+        held: object = array.base
+        self._put(held if isinstance(held, bytes) else array.tobytes())
 
     def close(self) -> None:
         """Close the session, which sends what waits."""
@@ -102,7 +103,7 @@ class Receiver:
         self._subscriber = self._session.declare_subscriber(topic, channel)
 
     def receive(self, timeout_s: float) -> Array | None:
-        """Wait for a sample. `recv` knows no timeout, and needs none: the last message is never the one that is lost."""
+        """Wait for a sample. `recv` knows no timeout, and needs none: the last message is never lost."""
         sample = self._subscriber.recv()
         return np.frombuffer(sample.payload.to_bytes(), np.uint8)
 

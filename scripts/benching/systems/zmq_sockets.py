@@ -1,13 +1,14 @@
 """pyzmq over `ipc`: what one writes who takes ZeroMQ as it is.
 
-Documented API: `Socket.send(data, copy=...)` and `Socket.recv(copy=...)`, PUSH and PULL where there is one reader, which
-lose nothing and make the sender wait at the high-water mark; XPUB and SUB where there are several, since that is what
-fans out. A message is one part. Settings: the high-water mark is 1000 for messages up to 64 KB and 32 for larger ones,
-on both sides (of XPUB and SUB 4 in the run with a slow reader, which is to lose old frames and not to store them).
-Blocking sockets, `RCVTIMEO` for the end, `LINGER` so that nothing is cut off.
+Documented API: `Socket.send(data, copy=...)` and `Socket.recv(copy=...)`, PUSH and PULL where there is one reader,
+which lose nothing and make the sender wait at the high-water mark; XPUB and SUB where there are several, since that
+is what fans out. A message is one part. Settings: the high-water mark is 1000 for messages up to 64 KB and 32 for
+larger ones, on both sides (of XPUB and SUB 4 in the run with a slow reader, which is to lose old frames and not to
+store them). Blocking sockets, `RCVTIMEO` for the end, `LINGER` so that nothing is cut off.
 
 Variants: `copy`; `zerocopy`, with `copy=False` on both sides and, since ZeroMQ then reads from an array later, a
-`MessageTracker` that tells when it is free again (below 64 KB pyzmq copies all the same); `batch`, many small messages packed into one of 64 KB, which is for throughput alone.
+`MessageTracker` that tells when it is free again (below 64 KB pyzmq copies all the same); `batch`, many small
+messages packed into one of 64 KB, which is for throughput alone.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Sender:
 
     def __init__(self, task: Task, topic: str, readers: int) -> None:
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH if readers == 1 else zmq.XPUB)
+        self._socket: Any = self._context.socket(zmq.PUSH if readers == 1 else zmq.XPUB)
         self._socket.setsockopt(zmq.SNDHWM, high_water(task))
         self._socket.setsockopt(zmq.LINGER, 10_000)
         if readers > 1:
@@ -89,7 +90,7 @@ class Receiver:
     def __init__(self, task: Task, topic: str, number: int) -> None:
         self._context: zmq.Context[Any] = zmq.Context()
         one = task.readers == 1 or topic != f"hop{task.relays}"
-        self._socket = self._context.socket(zmq.PULL if one else zmq.SUB)
+        self._socket: Any = self._context.socket(zmq.PULL if one else zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, high_water(task))
         if not one:
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
