@@ -87,9 +87,10 @@ class Campaign:
                     key = (system.name, case)
                     if system.family not in pythons or failed[key] >= GIVE_UP_AFTER:
                         continue
-                    expected_s = took_s.get(key) or (float(np.median([*took_s.values()])) if took_s else 0.0)
+                    expected_s = took_s.get(key) or 1.5 * float(np.median([*took_s.values(), 0.0]))
                     if self.budget_s is not None and time.monotonic() - began + expected_s > self.budget_s:
-                        results.failures.setdefault(key, "no time was left")
+                        if not results.of(*key):
+                            results.failures.setdefault(key, "no time was left")
                         continue
                     before = time.monotonic()
                     failed[key] += not self._run_once(results, number, system, pythons[system.family], case)
@@ -98,15 +99,15 @@ class Campaign:
 
     def _environments(self, results: Results) -> dict[str, Path]:
         pythons: dict[str, Path] = {}
-        for system in self.systems:
-            if system.family in pythons:
-                continue
+        for family, requirements in {system.family: system.requirements for system in self.systems}.items():
             try:
-                pythons[system.family] = python_of(system.family, system.requirements)
+                pythons[family] = python_of(family, requirements)
             except CannotInstall as error:
-                self.tell(f"{system.family}: cannot be installed: {error}")
-                for case in self.cases:
-                    results.failures[system.name, case] = f"cannot be installed: {error}"
+                self.tell(f"{family}: cannot be installed: {error}")
+                names = {system.name for system in self.systems if system.family == family}
+                for case, planned in results.planned.items():
+                    for name in names.intersection(planned):
+                        results.failures[name, case] = f"cannot be installed: {error}"
         return pythons
 
     def _systems_of(self, case: Case) -> list[System]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +39,8 @@ def python_for_plots() -> Path:
         CannotInstall: the packages cannot be had.
     """
     project = ROOT / "pyproject.toml"
-    return _made("plots", ["--group", f"{project}:bench"], [project.read_text(encoding="utf-8")])
+    group: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["dependency-groups"]["bench"]
+    return _made("plots", ["--group", f"{project}:bench"], group)
 
 
 def _made(name: str, arguments: Sequence[str], made_for: Sequence[str]) -> Path:

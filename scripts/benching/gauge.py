@@ -57,22 +57,23 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-class GaugeServer:
-    """Answers the processes of a run, and reads the clocks when they say that the window opens and closes.
+class Account:
+    """What a run's processes say, and what they had used when they said it.
 
     Args:
-        path: of its socket.
         mark: of the processes.
         readers: how many of them take messages.
-        samples: whether the memory is read in between, too; at 1 kHz that would be seen in the latency.
+
+    Attributes:
+        rss_bytes: the most memory that was seen.
+        window_s: how long the window was, as far as readers have ended.
     """
 
-    def __init__(self, path: Path, mark: str, readers: int, *, samples: bool) -> None:
+    def __init__(self, mark: str, readers: int) -> None:
         self.rss_bytes = 0
         self.window_s = 0.0
         self._mark = mark
         self._readers = readers
-        self._samples = samples
         self._flowing = 0
         self._ended = 0
         self._is_whole = True  # nobody has ended
@@ -80,18 +81,76 @@ class GaugeServer:
         self._first: dict[int, float] = {}
         self._latest: dict[int, float] = {}
         self._lock = threading.Lock()
+
+    @property
+    def cpu_s(self) -> float:
+        """The processor time of all processes in the window."""
+        return sum(last - self._first.get(pid, 0.0) for pid, last in self._latest.items())
+
+    def answer(self, line: str) -> str:
+        """Take a line of a process of the run; return what it is told."""
+        with self._lock:
+            if line == "flows":
+                self._flowing += 1
+            elif line == "flows?":
+                return "yes" if self._flowing >= self._readers else "no"
+            elif line == "over?":
+                return "yes" if self._ended >= self._readers else "no"
+            elif line == "begin":
+                self._look()
+                self._first = dict(self._latest)
+                self._began_at = time.monotonic()
+            elif line.startswith("end"):
+                self._take_end(line)
+            return "ok"
+
+    def sample(self) -> None:
+        """Look at the memory, if the window is open."""
+        with self._lock:
+            if self._began_at and self._ended < self._readers:
+                self._look()
+
+    def _take_end(self, line: str) -> None:
+        if self._is_whole:
+            self._look()
+        else:
+            self._read_clocks(list(self._latest))
+        self._is_whole = False
+        self._ended += line.startswith("end reader")
+        self.window_s = time.monotonic() - self._began_at
+
+    def _look(self) -> None:
+        pids = marked(self._mark)
+        self._read_clocks(pids)
+        self.rss_bytes = max(self.rss_bytes, memory_bytes(pids))
+
+    def _read_clocks(self, pids: Iterable[int]) -> None:
+        self._latest.update({pid: seconds for pid in pids if (seconds := processor_s(pid)) is not None})
+
+
+class GaugeServer:
+    """Answers the processes of a run, as long as it is entered.
+
+    Args:
+        path: of its socket.
+        account: keeps what is said.
+        samples: whether the memory is read in between, too; at 1 kHz that would be seen in the latency.
+    """
+
+    def __init__(self, path: Path, account: Account, *, samples: bool) -> None:
+        self._account = account
         self._over = threading.Event()
-        gauge = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 for line in self.rfile:
-                    self.wfile.write(f"{gauge.answer(line.decode().strip())}\n".encode())
+                    self.wfile.write(f"{account.answer(line.decode().strip())}\n".encode())
 
         self._server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
         self._server.daemon_threads = True
         self._threads = [threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)]
-        self._threads.append(threading.Thread(target=self._sample, daemon=True))
+        if samples:
+            self._threads.append(threading.Thread(target=self._sample, daemon=True))
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -107,47 +166,9 @@ class GaugeServer:
         for thread in self._threads:
             thread.join()
 
-    @property
-    def cpu_s(self) -> float:
-        """The processor time of all processes in the window."""
-        return sum(last - self._first.get(pid, 0.0) for pid, last in self._latest.items())
-
-    def answer(self, line: str) -> str:
-        """Take a line of a process of the run."""
-        with self._lock:
-            if line == "flows":
-                self._flowing += 1
-            elif line == "flows?":
-                return "yes" if self._flowing >= self._readers else "no"
-            elif line == "over?":
-                return "yes" if self._ended >= self._readers else "no"
-            elif line == "begin":
-                self._look()
-                self._first = dict(self._latest)
-                self._began_at = time.monotonic()
-            elif line.startswith("end"):
-                if self._is_whole:
-                    self._look()
-                else:
-                    self._read_clocks(list(self._latest))
-                self._is_whole = False
-                self._ended += line.startswith("end reader")
-                self.window_s = time.monotonic() - self._began_at
-            return "ok"
-
-    def _look(self) -> None:
-        pids = marked(self._mark)
-        self._read_clocks(pids)
-        self.rss_bytes = max(self.rss_bytes, memory_bytes(pids))
-
-    def _read_clocks(self, pids: Iterable[int]) -> None:
-        self._latest.update({pid: seconds for pid in pids if (seconds := processor_s(pid)) is not None})
-
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_EVERY_S):
-            with self._lock:
-                if self._samples and self._began_at and self._ended < self._readers:
-                    self._look()
+            self._account.sample()
 
 
 def end_marked(mark: str) -> int:

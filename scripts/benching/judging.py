@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
 
 import attrs
 import numpy as np
@@ -15,6 +15,9 @@ from benching.runs import Outcome
 from benching.workloads import Case
 
 Word = Literal["holds", "fails", "not measured"]
+
+WORST: Final[Mapping[Measure, Callable[[Iterable[float]], float]]] = {"drops": min, "copies": max}
+"""Counts must be right in every round: the worst one counts."""
 
 
 @attrs.frozen
@@ -58,7 +61,9 @@ def judge(results: Results, bar: Bar) -> Verdict:
 def _ratio(results: Results, bar: Bar, ours: str, theirs: str | None) -> Ratio:
     mine = results.of(ours, bar.ours.case)
     if bar.theirs is None or theirs is None:
-        return summary(list(_values(bar.measure, mine).values()))
+        values = list(_values(bar.measure, mine).values())
+        worst = WORST.get(bar.measure)
+        return summary([worst(values)] * len(values) if worst and values else values)
     others = results.of(theirs, bar.theirs.case)
     if bar.measure == "p99":
         return pooled_summary(_samples(mine), _samples(others), 99)

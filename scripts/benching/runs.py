@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benching.catalogue import System
 from benching.environments import ROOT
-from benching.gauge import MARK, GaugeServer, end_marked
+from benching.gauge import MARK, Account, GaugeServer, end_marked
 from benching.measured.task import Task
 from benching.workloads import Case, Effort
 
@@ -103,12 +103,13 @@ def run(system: System, python: Path, case: Case, effort: Effort) -> Outcome:
     }
     command = [str(python), "-m", f"benching.systems.{system.module}", str(folder / "task.json")]
     try:
-        with GaugeServer(folder / "gauge", mark, task.readers, samples=case.rate_hz <= 100) as gauge:
+        account = Account(mark, task.readers)
+        with GaugeServer(folder / "gauge", account, samples=case.rate_hz <= 100):
             try:
                 _play([[*command, *role] for role in system.roles(case)], environment, folder, _time_s(task))
             finally:
                 end_marked(mark)
-        return joined(task, gauge.cpu_s, gauge.window_s, gauge.rss_bytes)
+        return joined(task, account.cpu_s, account.window_s, account.rss_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
