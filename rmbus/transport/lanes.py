@@ -184,6 +184,8 @@ class FastLane:
     def _add(self, piece: lane.Message) -> None:
         if piece.number != self._place and self._pieces:
             raise MalformedFrame("pieces of two payloads are mixed")
+        if not len(piece.body):  # else a peer that sends nothing for ever would hold its reader up for ever
+            raise MalformedFrame("a piece of a payload has no bytes")
         if len(self._pieces) + len(piece.body) > MAX_PAYLOAD_BYTES:
             raise MalformedFrame("the pieces of a payload are larger than a payload may be")
         self._place = piece.number
