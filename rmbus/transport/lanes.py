@@ -170,6 +170,8 @@ class FastLane:
                 size = self._socket.recv_into(self._buffer)
             except BlockingIOError:
                 return None
+            except ConnectionResetError:
+                continue  # told once where the other end has died with something unread; what it has sent is still here
             except OSError as error:
                 raise Closed(f"the lane is cut: {error}") from error
             if not size:
