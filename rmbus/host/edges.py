@@ -27,6 +27,7 @@ class HostedEdge:
     Attributes:
         producer, consumer: where it begins and ends here: a node, or the gateway.
         lane: what moves it here. problem: why its consumer does not map its producer's memory, or "".
+        is_cut: whether an end of it is gone.
     """
 
     def __init__(self, link: messages.Link, producer: Endpoint, consumer: Endpoint) -> None:
@@ -35,6 +36,7 @@ class HostedEdge:
         self.is_local = -1 not in (link.producer, link.consumer)
         self.lane = "tcp" if not self.is_local else "fast" if link.fast else "ipc"
         self.problem = ""
+        self.is_cut = False
         self.door: Path | None = None
         self.descriptor = counters.create()
         self.page = Page(self.descriptor)
@@ -102,8 +104,10 @@ class Wiring:
         self._numbers = itertools.count(FIRST_OF_TOPICS)
 
     def readers(self, endpoint: Endpoint, port: str) -> Iterator[HostedEdge]:
-        """Return the edges that begin at an output."""
-        return (edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port)
+        """Return the edges that begin at an output, and whose readers are there."""
+        return (
+            edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut
+        )
 
     def join(
         self, link: messages.Link, producer: Endpoint, consumer: Endpoint, *, topic: str = "", last: bool = False
@@ -155,6 +159,7 @@ class Wiring:
                 edge.consumer.worker.send(messages.Gone(edge.link.edge, "producer_died"))
             else:
                 continue
+            edge.is_cut = True
             if edge.link.edge >= FIRST_OF_TOPICS:
                 self.leave(edge)
         self.memory.ended(endpoint)

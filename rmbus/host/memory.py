@@ -140,6 +140,8 @@ class Memory:
     def _mapped(self, endpoint: Endpoint, message: messages.Mapped) -> None:
         segment = self._segments.get(message.segment)
         if segment is None:
+            if not message.problem:  # it was slow to map what is given up by now
+                endpoint.worker.send(messages.Detach(message.segment))
             return
         if segment.owner is endpoint and not segment.is_mapped:
             if message.problem:

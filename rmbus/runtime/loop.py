@@ -35,6 +35,9 @@ MAX_EARLY: Final = 1024
 LOOK_NS: Final = 200_000
 """While there is work, the lanes are looked at again after this time."""
 
+DETACH_S: Final = 1.0
+"""How long a segment in which nothing more will lie is kept for frames that others have sent on just before."""
+
 TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
@@ -71,7 +74,7 @@ class NodeLoop:
         self._inputs: list[InputLink] = []
         self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
-        self._fast_lanes: list[FastLane] = []
+        self._lanes_in: dict[int, FastLane] = {}
         self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
@@ -83,6 +86,7 @@ class NodeLoop:
         self._has_begun = False
         self._flushed = False
         self._ended = False
+        memory.on_detach = self._detach
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
         if outputs:
             self.reactor.call_later(TRIM_S, self._trim)
@@ -102,7 +106,7 @@ class NodeLoop:
         )
         self._inputs.append(link)
         if fast is not None:
-            end = self._fast_lane(fast)
+            end = self._lanes_in[link.edge] = FastLane(socket.socket(fileno=fast))
             self.reactor.add(end.source, partial(self._read_fast, link, end))
             return
         self._tokens[message.token] = link
@@ -119,7 +123,7 @@ class NodeLoop:
         """Begin an edge, and call back when its mark has come back."""
         end: DealerLane | FastLane
         if fast is not None:
-            end = self._fast_lane(fast)
+            end = FastLane(socket.socket(fileno=fast))
         else:
             dealer = open_socket(self._context, zmq.DEALER)
             dealer.connect(f"ipc://{message.path}")
@@ -150,17 +154,36 @@ class NodeLoop:
 
     def gone(self, message: messages.Gone) -> None:
         """The other end of an edge is gone."""
-        if message.reason != "producer_died":
-            port, link, end = self._watched.pop(message.edge)
-            self.reactor.remove(end.source)
-            end.close()
-            port.drop(link, message.reason)
+        if message.reason == "producer_died":
+            self._without_producer(message.edge)
             return
-        for each in self._inputs:
-            if each.edge == message.edge and not each.ended:
-                if each.topic:
-                    sys.stderr.write(f"rmbus: topic {each.topic} has ended: its publisher is gone\n")
-                self._input_ended(each)
+        port, link, end = self._watched.pop(message.edge)
+        self.reactor.remove(end.source)
+        end.close()
+        port.drop(link, message.reason)
+        self._memory.forget_readers(link.edge)
+
+    def _without_producer(self, edge: int) -> None:
+        """A producer is gone: what it has sent is still taken, then its edge ends and is forgotten."""
+        for link in [each for each in self._inputs if each.edge == edge]:
+            lane_end = self._lanes_in.pop(edge, None)
+            if lane_end is not None:
+                self._read_out(link, lane_end)
+                self.reactor.remove(lane_end.source)
+                lane_end.close()
+            elif self._receiver is not None:
+                self._receive()
+            self._tokens.pop(link.token, None)
+            self._routes = {route: each for route, each in self._routes.items() if each is not link}
+            link.lane = None
+            link.is_orphan = True
+            waiting = [each for each in self._inbox if each.link is link]
+            if link.ended:
+                self._inputs.remove(link)
+            elif not any(each.header.kind == Kind.EOS for each in waiting):
+                if link.topic:
+                    sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
+                self._inbox.append(link.end_for(sum(each.frame is not None for each in waiting)))
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -220,8 +243,9 @@ class NodeLoop:
 
     def close(self) -> None:
         """Close every socket."""
-        for end in self._fast_lanes:
-            end.close()
+        for end in (*self._lanes_in.values(), *(end for _, _, end in self._watched.values())):
+            if isinstance(end, FastLane):  # the context has the others, and lets them send what they have
+                end.close()
         self._context.destroy(linger=500)
         self.reactor.close()
 
@@ -301,6 +325,8 @@ class NodeLoop:
         link, kind = arrival.link, arrival.header.kind
         if kind == Kind.EOS:
             self._input_ended(link)
+            if link.is_orphan:
+                self._inputs.remove(link)
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         self._credit(arrival)
@@ -391,13 +417,20 @@ class NodeLoop:
         try:
             message = end.receive()
         except Closed:
-            self.reactor.remove(end.source)
-            end.close()
+            self.reactor.remove(end.source)  # what has become of the producer, its host will say
             link.lane = None
             return
-        if message is None:
-            return
-        if message.type == lane.Type.FRAMES and link.lane is not None:
+        if message is not None:
+            self._take(link, end, message)
+
+    def _read_out(self, link: InputLink, end: FastLane) -> None:
+        """Take all that there is on a fast lane: as much as its window, at most."""
+        with contextlib.suppress(Closed):
+            while (message := end.receive()) is not None:
+                self._take(link, end, message)
+
+    def _take(self, link: InputLink, end: FastLane, message: lane.Message) -> None:
+        if message.type == lane.Type.FRAMES and link.is_up:
             self._arrive(link, message)
         elif message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
@@ -454,9 +487,18 @@ class NodeLoop:
         self._routes[route] = link
         link.mark(RouterLane(self._receiver, route), epoch)
 
-    def _fast_lane(self, descriptor: int) -> FastLane:
-        self._fast_lanes.append(FastLane(socket.socket(fileno=descriptor)))
-        return self._fast_lanes[-1]
+    def _detach(self, segment: int) -> None:
+        """No further frame lies in a segment; called in the umbilical's thread."""
+        self.reactor.call_soon(lambda: self.reactor.call_later(DETACH_S, lambda: self._forget_segment(segment)))
+
+    def _forget_segment(self, segment: int) -> None:
+        """Take in what is under way, for it may lie there; then let go."""
+        for link in self._inputs:
+            if link.edge in self._lanes_in:
+                self._read_out(link, self._lanes_in[link.edge])
+        if self._receiver is not None:
+            self._receive()
+        self._memory.forget(segment)
 
     def _trim(self) -> None:
         for port in self._ports.values():

@@ -27,12 +27,15 @@ class NodeMemory:
 
     Attributes:
         segments: those that it may read, by number.
+        on_detach: called, in the umbilical's thread, with a segment in which no further frame lies: when those that are
+            under way have been taken in, it is to be forgotten.
     """
 
     def __init__(self, say: Callable[[messages.Message], None], lock: threading.RLock | None = None) -> None:
         self._say = say
         self._lock = lock
         self.segments: dict[int, Mapping] = {}
+        self.on_detach: Callable[[int], None] = self.forget
         self._pools: dict[str, Pool] = {}
         self._readers: defaultdict[int, set[int]] = defaultdict(set)
         self._answered: set[tuple[str, int]] = set()
@@ -52,6 +55,14 @@ class NodeMemory:
     def readers(self, edge: int) -> set[int]:
         """Return the numbers of the segments that the consumer of an edge has mapped; the set changes as they come."""
         return self._readers[edge]
+
+    def forget(self, segment: int) -> None:
+        """Let go of a segment; it is unmapped with the last view of it."""
+        self.segments.pop(segment, None)
+
+    def forget_readers(self, edge: int) -> None:
+        """An edge has no consumer any more."""
+        self._readers.pop(edge, None)
 
     def share(self, port: str, segment: int) -> bool:
         """Ask that the readers of an output may read a segment of somebody else's; whether the host has agreed."""
@@ -76,7 +87,9 @@ class NodeMemory:
                 self._answered.add((message.port, message.segment))
                 self._changed.notify_all()
         elif isinstance(message, messages.Detach):
-            self.segments.pop(message.segment, None)
+            for readers in list(self._readers.values()):
+                readers.discard(message.segment)  # what is sent on from it goes apart from now on
+            self.on_detach(message.segment)
         else:
             return False
         return True

@@ -65,6 +65,7 @@ class OutputPort:
 
     def drop(self, link: OutputLink, reason: str) -> None:
         """The consumer of an edge is gone: what waits for it is dropped; what it still holds is never written again."""
+        link.cut()
         link.mailbox.close(reason)
         self._spoil(link.lending.take_all())
         self.links.remove(link)
