@@ -99,16 +99,15 @@ class Memory:
                     self._hand_out(segment, edge.producer, edge.link.out)
 
     def ended(self, endpoint: Endpoint) -> None:
-        """A process is gone: its memory goes with the last view of it."""
+        """A process is gone. Its memory goes with the last view of it, or with the last process that lends it on."""
         for segment in list(self._segments.values()):
-            if segment.owner is endpoint:
+            segment.mapped.discard(endpoint)
+            segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
+            if not segment.outlets:
                 self._drop(segment)
-            else:
-                segment.mapped.discard(endpoint)
-                segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
-                if endpoint in segment.waiting:
-                    segment.waiting.discard(endpoint)
-                    self._tell_usable(segment)
+            elif endpoint in segment.waiting:
+                segment.waiting.discard(endpoint)
+                self._tell_usable(segment)
 
     def close(self) -> None:
         """Give everything back."""
