@@ -67,11 +67,21 @@ class _Claimed:
 
 @attrs.define(eq=False)
 class _Dialled:
-    """A host that we have connected to, which has the consumers of our producers."""
+    """A host that we have connected to, which has the consumers of our producers.
+
+    Attributes:
+        claims: what it was asked for; while it has not let us in (`is_met`), what it will be asked for.
+    """
 
     peer: Peer
     claims: dict[int, _Claimed] = attrs.field(factory=dict[int, _Claimed])
     last_number: int = _MEET
+    is_met: bool = False
+
+    def ask(self, number: int) -> None:
+        """Ask for an edge."""
+        link = self.claims[number].link
+        self.peer.send(messages.Claim(link.session, link.edge, link.token), number)
 
 
 class Meetings:
@@ -115,7 +125,8 @@ class Meetings:
         number = dialled.last_number
         timer = self._reactor.call_later(MEET_S, lambda: self._give_up(dialled, number))
         dialled.claims[number] = _Claimed(session, link, reply, timer)
-        dialled.peer.send(messages.Claim(link.session, link.edge, link.token), number)
+        if dialled.is_met:
+            dialled.ask(number)
 
     def _reach(self, path: str, token: str) -> _Dialled:
         """Return the connection to a host, made if there is none."""
@@ -140,9 +151,7 @@ class Meetings:
     ) -> None:
         """Take what the consumer's host says."""
         if number == _MEET:
-            if isinstance(message, messages.Refused):
-                raise HostError(message.message)
-            dialled.peer.name = _name_in(message)
+            self._let_in(dialled, message)
         elif isinstance(message, messages.Offer):
             self._offered(dialled, number, message, descriptors)
         elif isinstance(message, messages.Refused | messages.Gone) and number in dialled.claims:
@@ -150,6 +159,19 @@ class Meetings:
             dialled.claims.pop(number).fail(told)
         else:
             self._about(dialled.peer, number, message, messages.Mapped)
+
+    @staticmethod
+    def _let_in(dialled: _Dialled, message: messages.Message) -> None:
+        """The other host has looked at our token."""
+        if isinstance(message, messages.Refused):
+            raise HostError(message.message)
+        name = message.value.get("host") if isinstance(message, messages.Ok) else None
+        if not isinstance(name, str) or dialled.is_met:
+            raise MalformedFrame("a host answers `meet` once, with its name")
+        dialled.peer.name = name[:80]
+        dialled.is_met = True
+        for number in dialled.claims:
+            dialled.ask(number)
 
     def _offered(self, dialled: _Dialled, number: int, offer: messages.Offer, descriptors: list[int]) -> None:
         claim = dialled.claims.pop(number, None)
@@ -289,13 +311,6 @@ def _take_back(far: FarEnd) -> None:
     """An edge was not taken: it waits for somebody else."""
     far.detach()
     far.edge.take_back()
-
-
-def _name_in(message: messages.Message) -> str:
-    name = message.value.get("host") if isinstance(message, messages.Ok) else None
-    if not isinstance(name, str):
-        raise MalformedFrame("a host answers `meet` with its name")
-    return name[:80]
 
 
 def _connect(path: str) -> socket.socket:
