@@ -201,16 +201,16 @@ def test_who_does_not_know_the_token_is_refused(run_folder: Path, other: Daemon)
     assert lanes(report)[1] == FAST
 
 
-def test_two_hosts_that_do_not_listen_need_no_gateway(run_folder: Path) -> None:
-    """Hosts for this user and machine alone can run one pipeline."""
-    first = Session(Draw(1) >> Look())  # its own host is at an ipc address
-    assert first._embedded is not None
-    address = first._embedded.connection.address
-    assert address.startswith("ipc:")
-    try:
-        first.wait(10)
-    finally:
+def test_hosts_that_do_not_listen_need_no_gateway(run_folder: Path) -> None:
+    """Two hosts for their user and machine alone, neither of which another machine can reach, run one pipeline."""
+    with Session(Draw(100_000, every_s=0.05) >> Look()) as first:
+        assert first._embedded is not None
+        address = first._embedded.connection.address
+        assert address.startswith("ipc:")
+        report, lines = run(Draw(10, 1920, 1080) >> Pass().options(on=address) >> Look())
         first.kill()
+    assert lines == ["10 as they had to be"]
+    assert lanes(report) == [FAST, FAST]
 
 
 # --- several sessions ------------------------------------------------------------------------------------------------
