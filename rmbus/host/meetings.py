@@ -135,12 +135,17 @@ class Meetings:
             return known
         if len(self._dialled) >= MAX_PEERS:
             raise HostError(f"this host has met {MAX_PEERS} others already")
+
+        def said(_: Peer, number: int, message: messages.Message, descriptors: list[int]) -> None:
+            self._from_consumers(dialled, number, message, descriptors)
+
+        umbilical = Umbilical(_connect(path), is_host=True)
         peer = Peer(
             self._reactor,
-            Umbilical(_connect(path), is_host=True),
+            umbilical,
             "on this machine",
-            on_message=lambda _, number, message, given: self._from_consumers(dialled, number, message, given),
-            on_lost=lambda peer, reason: self._lost_dialled(path, dialled, reason),
+            on_message=said,
+            on_lost=lambda _, reason: self._lost_dialled(path, dialled, reason),
         )
         dialled = self._dialled[path] = _Dialled(peer)
         peer.send(messages.Meet(token, self._name, VERSIONS), _MEET)

@@ -347,16 +347,16 @@ def test_who_may_come(host: Host) -> None:
 def test_callers_that_say_nothing(host: Host) -> None:
     """So many wait to be heard, and whoever comes then is turned away."""
     with contextlib.ExitStack() as stack:
-        for _ in range(MAX_SILENT):
-            caller = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        callers = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(MAX_SILENT)]
+        for caller in callers:
             caller.connect(str(host.connection.host_socket))  # it waits where so many have come at once
-            caller.settimeout(10)
         assert host.lives()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
             late.connect(str(host.connection.host_socket))
             late.settimeout(10)
             assert late.recv(1) == b""
-        assert caller.recv(1) == b""  # it had its time
+        callers[0].settimeout(10)
+        assert callers[0].recv(1) == b""  # it had its time
     with let_in(host):
         pass
 
