@@ -54,7 +54,7 @@ class CooperativeLoop(NodeLoop):
         if self._over:
             await self._invoker.ended_async(self._over.popleft())
         elif self._inbox:
-            await self._take(self._inbox.popleft())
+            await self._handle(self._inbox.popleft())
         elif self._is_source and self._may_start and not self._has_begun:
             self._has_begun = True
             await self._work(self._invoker.source_async())
@@ -68,7 +68,7 @@ class CooperativeLoop(NodeLoop):
             self._end()
         return True
 
-    async def _take(self, arrival: Arrival) -> None:
+    async def _handle(self, arrival: Arrival) -> None:
         if arrival.frame is not None:
             self._note_begin(arrival)
             await self._work(self._invoker.process_async(arrival.frame, arrival.link.port))

@@ -55,6 +55,11 @@ class Connection:
             return None
         return Curve(self.public.encode(), self.secret.encode(), self.server.encode())
 
+    @property
+    def host_socket(self) -> Path | None:
+        """Where processes join the host, and other hosts meet it; None where it is not on this machine."""
+        return Path(self.local.removeprefix("ipc://")).with_name("host.sock") if self.local else None
+
     def write(self, folder: Path) -> None:
         """Write the connection file, readable for its owner only, in one step."""
         aside = folder / (CONNECTION_FILE + ".new")

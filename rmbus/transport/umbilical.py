@@ -1,6 +1,6 @@
 """The umbilical: one `SOCK_SEQPACKET` between a host and each of its nodes, for control messages and descriptors.
 
-Descriptors travel here and nowhere else, and only from the host to a node.
+Descriptors travel here and nowhere else: from a host to its node, and between two hosts of one user that meet.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Umbilical:
         Raises:
             TooLarge: the message is too large for a datagram. Broken: the other end is gone, or does not read.
         """
+        if not self.try_send(message, descriptors, number):
+            raise Broken("the umbilical is cut: its other end does not read")
+
+    def try_send(self, message: messages.Message, descriptors: Sequence[int] = (), number: int = 0) -> bool:
+        """Send a message if there is room for it; the descriptors stay the caller's own. A node waits for room.
+
+        Raises:
+            TooLarge: the message is too large for a datagram. Broken: the other end is gone.
+        """
         data = messages.encode(message, number)
         if len(data) > MAX_DATAGRAM_BYTES:
             raise TooLarge(f"the {message.tag!r} message", len(data), MAX_DATAGRAM_BYTES)
@@ -59,8 +68,11 @@ class Umbilical:
         )
         try:
             self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT if self._is_host else 0)
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise Broken(f"the umbilical is cut: {error}") from error
+        return True
 
     def receive(self) -> tuple[int, messages.Message, list[int]]:
         """Wait for the next message.
