@@ -130,11 +130,8 @@ class CooperativeLoop(NodeLoop):
 
     # --- what the served lanes and orders do --------------------------------------------------------------------------
 
-    def _arrived(self, arrival: Arrival) -> None:
-        """Take an arrival in; an interrupt overtakes what waits, and cancels what is made of an older turn."""
-        if arrival.header.kind != Kind.INTERRUPT:
-            self._inbox.append(arrival)
-            return
+    def _interrupt(self, arrival: Arrival) -> None:
+        """An interrupt overtakes what waits, and cancels what is made of an older turn."""
         self._inbox.appendleft(arrival)
         if self._current is not None and self._current.link is arrival.link:
             self._cancel_work()

@@ -79,6 +79,7 @@ class InputLink:
         self.lane: Answering | None = None
         self._decode = media.decoder(Any, topic)
         self._words = page.words
+        self._note_latency = page.latency
         self._segments = segments
         self._credit = credit
         self._half = max(1, credit >> 1)
@@ -111,16 +112,15 @@ class InputLink:
         self._last_place += len(entries)
         arrived: list[Arrival] = []
         for entry in entries:
-            header = entry.header
+            _, header, payload = entry
             if header[0] < 16:
-                payload = entry[2]
                 if type(payload) is bytes:
                     frame = self._decode(header, payload)
                 else:
-                    payload = self._fetch(entry, place, message.payload)
-                    frame = self._decode(header, payload)
-                    if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
-                        remember(frame, payload.base)
+                    fetched = self._fetch(entry, place, message.payload)
+                    frame = self._decode(header, fetched)
+                    if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                        remember(frame, fetched.base)
                 self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
@@ -139,7 +139,7 @@ class InputLink:
         words[_BEGAN] = now_ns
         captured_ns = arrival.header[6]
         if captured_ns:
-            self.page.latency(_wall_ns() - captured_ns)
+            self._note_latency(_wall_ns() - captured_ns)
 
     def finish(self, arrival: Arrival) -> bool:
         """An arrival has been dealt with; whether the producer should be told of it, lest it waits.

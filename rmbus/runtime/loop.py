@@ -42,6 +42,8 @@ TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
 now_ns: Final = time.monotonic_ns
+_FRAMES: Final = int(lane.Type.FRAMES)
+_INTERRUPT: Final = int(Kind.INTERRUPT)
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
@@ -421,7 +423,10 @@ class NodeLoop:
             link.lane = None
             return
         if message is not None:
-            self._take(link, end, message)
+            if message[0] == _FRAMES and link.is_up:
+                self._arrive(link, message)
+            else:
+                self._take(link, end, message)
 
     def _read_out(self, link: InputLink, end: FastLane) -> None:
         """Take all that there is on a fast lane: as much as its window, at most."""
@@ -439,7 +444,10 @@ class NodeLoop:
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):
-            self._arrived(arrival)
+            if arrival.header[0] != _INTERRUPT:
+                self._inbox.append(arrival)
+            else:
+                self._interrupt(arrival)
 
     def _answered(
         self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]
@@ -463,13 +471,10 @@ class NodeLoop:
         if self.reactor.watches(end.source):
             self.reactor.add_writer(end.source, link.flush)
 
-    def _arrived(self, arrival: Arrival) -> None:
-        """Take an arrival in; an interrupt overtakes what waits."""
-        if arrival.header.kind == Kind.INTERRUPT:
-            self._interrupted(arrival)
-            self._credit(arrival)
-        else:
-            self._inbox.append(arrival)
+    def _interrupt(self, arrival: Arrival) -> None:
+        """An interrupt overtakes what waits."""
+        self._interrupted(arrival)
+        self._credit(arrival)
 
     def _introduced(self, route: bytes, message: lane.Message) -> None:
         """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""
