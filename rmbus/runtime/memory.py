@@ -32,6 +32,7 @@ class NodeMemory:
         self._say = say
         self.segments: dict[int, Mapping] = {}
         self.on_detach: Callable[[int], None] = self.forget
+        self._own: dict[int, Mapping] = {}
         self._pools: dict[str, Pool] = {}
         self._readers: defaultdict[int, set[int]] = defaultdict(set)
         self._answered: set[tuple[str, int]] = set()
@@ -42,10 +43,17 @@ class NodeMemory:
         pool = Pool(
             lambda slots, slot_bytes: self._say(messages.Grow(port, slots, slot_bytes)),
             reclaim,
-            lambda segment: self._say(messages.Retire(segment)),
+            self._retire,
         )
         self._pools[port] = pool
         return pool
+
+    def has(self, mapping: Mapping) -> bool:
+        """Whether a segment is one of this node's own, or one that its host has given it to read.
+
+        A script may feed one host's frames to another host, where the number of their segment is another segment's.
+        """
+        return mapping is self._own.get(mapping.segment) or mapping is self.segments.get(mapping.segment)
 
     def readers(self, edge: int) -> set[int]:
         """Return the numbers of the segments that the consumer of an edge has mapped; the set changes as they come."""
@@ -103,8 +111,13 @@ class NodeMemory:
             return
         finally:
             close_all(descriptors)
+        self._own[message.segment] = mapping
         pool.grown(mapping, message.slots, message.slot_bytes)
         self._say(messages.Mapped(message.segment))
+
+    def _retire(self, segment: int) -> None:
+        self._own.pop(segment, None)
+        self._say(messages.Retire(segment))
 
     def _attach(self, message: messages.Attach, descriptors: list[int]) -> None:
         problem = ""
