@@ -13,7 +13,7 @@ from typing import Final
 
 from rmbus.protocol import messages
 from rmbus.transport.memory import Mapping, Pool
-from rmbus.transport.umbilical import close_all
+from rmbus.transport.umbilical import close_all, descriptor_at
 
 SHARE_S: Final = 2.0
 """How long the word that readers have mapped a foreign segment may take."""
@@ -104,7 +104,7 @@ class NodeMemory:
             return
         try:
             size = message.slots * message.slot_bytes
-            mapping = Mapping(message.segment, size, descriptors[message.descriptor], writable=True)
+            mapping = Mapping(message.segment, size, descriptor_at(descriptors, message.descriptor), writable=True)
         except OSError as error:
             self._say(messages.Mapped(message.segment, str(error)))
             pool.refused(str(error))
@@ -123,7 +123,7 @@ class NodeMemory:
         problem = ""
         try:
             self.segments[message.segment] = Mapping(
-                message.segment, message.size, descriptors[message.descriptor], writable=False
+                message.segment, message.size, descriptor_at(descriptors, message.descriptor), writable=False
             )
         except OSError as error:
             problem = str(error)
