@@ -179,7 +179,7 @@ class NodeLoop:
             waiting = [each for each in self._inbox if each.link is link]
             if link.ended:
                 self._inputs.remove(link)
-            elif not any(each.header.kind == Kind.EOS for each in waiting):
+            elif not any(each.header.kind in (Kind.EOS, Kind.ERROR) for each in waiting):
                 if link.topic:
                     sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
                 self._inbox.append(link.end_for(sum(each.frame is not None for each in waiting)))
@@ -299,15 +299,21 @@ class NodeLoop:
                 self._set_state(State.BUSY, now)
             self._given(self._invoker.process(arrival.frame, link.port))
             return
-        kind = arrival.header.kind
+        kind, extra = arrival.header.kind, arrival.header.extra
         if kind == Kind.EOS:
-            link.ended = True
-            self._invoker.ended(link.port)
-            if link.is_orphan:
-                self._inputs.remove(link)
+            self._input_ended(link)
+        elif kind == Kind.ERROR and link.topic:  # whoever reads a topic outlives its publisher, however that ends
+            sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher has failed: {extra!r:.300}\n")
+            self._input_ended(link)
         elif kind == Kind.ERROR:
-            raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
+            raise UpstreamFailed(f"input {link.port!r}: {extra}")
         self._credit(arrival)
+
+    def _input_ended(self, link: InputLink) -> None:
+        link.ended = True
+        self._invoker.ended(link.port)
+        if link.is_orphan:
+            self._inputs.remove(link)
 
     def _given(self, emissions: Iterable[Emission]) -> None:
         """Take what `process` gave: nothing, some emissions, or an iterator that is pulled from now on."""
