@@ -68,21 +68,22 @@ class HostedEdge:
         return f"{lane}, shared memory" if shared or not sent else f"{lane}, inline (small frames)"
 
     def report(self) -> dict[str, Any]:
-        """Return the account, as it stands."""
+        """Return the account, as it stands: what has left an edge is read first, so that it is never more than came in."""
         words = self.page.words
+        delivered, dropped = words[counters.Edge.DELIVERED], self.page.dropped()
         return {
             "edge": self.link.edge,
             "producer": self.link.producer,
             "consumer": self.link.consumer,
             "published": words[counters.Edge.PUBLISHED],
             "bytes": words[counters.Edge.BYTES],
-            "delivered": words[counters.Edge.DELIVERED],
+            "delivered": delivered,
             "shared": words[counters.Edge.SHARED],
             "pinned": words[counters.Edge.PINNED],
             "duplicates": words[counters.Edge.DUPLICATES],
             "blocked_since": words[counters.Edge.BLOCKED_SINCE],
             "began": words[counters.Edge.BEGAN],
-            "dropped": self.page.dropped(),
+            "dropped": dropped,
             "latency": _sparse(self.page.histogram()),
             "lane": self.standing,
             "met": self.is_met,

@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.invoke import AsyncEmissions, Emission
-from rmbus.runtime.links import Arrival, InputLink
+from rmbus.runtime.links import Arrival
 from rmbus.runtime.loop import TRIM_S, NodeLoop, now_ns
 from rmbus.transport.counters import State
 
@@ -140,9 +140,8 @@ class CooperativeLoop(NodeLoop):
         self._cancel_work()
         self._woken.set()
 
-    def _input_ended(self, link: InputLink) -> None:
-        link.ended = True
-        self._over.append(link.port)
+    def _tell_ended(self, port: str) -> None:
+        self._over.append(port)
 
     def _cancel_work(self) -> None:
         if self._limit is not None and not self._limit.expired():

@@ -182,7 +182,7 @@ class NodeLoop:
             waiting = [each for each in self._inbox if each.link is link]
             if link.ended:
                 self._inputs.remove(link)
-            elif not any(each.header.kind == Kind.EOS for each in waiting):
+            elif not any(each.header.kind in (Kind.EOS, Kind.ERROR) for each in waiting):
                 if link.topic:
                     sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
                 self._inbox.append(link.end_for(sum(each.frame is not None for each in waiting)))
@@ -324,18 +324,24 @@ class NodeLoop:
 
     def _control(self, arrival: Arrival) -> None:
         """Heed a control frame."""
-        link, kind = arrival.link, arrival.header.kind
+        link, kind, extra = arrival.link, arrival.header.kind, arrival.header.extra
         if kind == Kind.EOS:
             self._input_ended(link)
-            if link.is_orphan:
-                self._inputs.remove(link)
+        elif kind == Kind.ERROR and link.topic:  # whoever reads a topic outlives its publisher, however that ends
+            sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher has failed: {extra!r:.300}\n")
+            self._input_ended(link)
         elif kind == Kind.ERROR:
-            raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
+            raise UpstreamFailed(f"input {link.port!r}: {extra}")
         self._credit(arrival)
 
     def _input_ended(self, link: InputLink) -> None:
         link.ended = True
-        self._invoker.ended(link.port)
+        self._tell_ended(link.port)
+        if link.is_orphan:
+            self._inputs.remove(link)
+
+    def _tell_ended(self, port: str) -> None:
+        self._invoker.ended(port)
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None

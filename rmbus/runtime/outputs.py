@@ -146,7 +146,12 @@ class OutputPort:
     def _held(self, frame: Frame, payload: lane.Buffer | Draft, size: int) -> Held | None:
         """Return where a payload lies in shared memory: where it was lent or received, or where it is copied to."""
         held = memory_of(frame)
-        if isinstance(held, Held) and held.place.size == size and self._may_share(held.place.segment):
+        if (
+            isinstance(held, Held)
+            and held.place.size == size
+            and self._memory.has(held.mapping)
+            and self._may_share(held.place.segment)
+        ):
             return held  # it was lent to be rendered in, or is another's, and lent on
         slot = self.room(size)
         if slot is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -17,7 +18,20 @@ from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 
 MAX_DESCRIPTORS = 64
+NONE_LEFT = "this process may open no more files (see `ulimit -n`)"
 _CREDENTIALS = struct.Struct("3i")
+
+
+class Stripped(Broken):
+    """A message came without its descriptors: this process can open no more.
+
+    Attributes:
+        message: what came.
+    """
+
+    def __init__(self, message: messages.Message) -> None:
+        super().__init__(f"the message {message.tag!r} came without its descriptors: {NONE_LEFT}")
+        self.message = message
 
 
 class Umbilical:
@@ -81,7 +95,7 @@ class Umbilical:
             Its id, the message, and the descriptors that came with it, which are the caller's to close.
 
         Raises:
-            Closed: the other end is gone. MalformedFrame: it sent what is no message. Broken: descriptors were lost.
+            Closed: the other end is gone. MalformedFrame: it sent what is no message. Stripped: descriptors were lost.
         """
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
@@ -94,12 +108,13 @@ class Umbilical:
         if not data:
             close_all(descriptors)
             raise Closed("the other end of the umbilical is gone")
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            close_all(descriptors)
-            raise Broken("a message on the umbilical lost descriptors or bytes (is the limit of open files reached?)")
         try:
+            if flags & socket.MSG_TRUNC:
+                raise Broken("a message on the umbilical was larger than any may be")
             number, message = messages.decode(data)
-        except ProtocolError:
+            if flags & socket.MSG_CTRUNC:
+                raise Stripped(message)
+        except (Broken, ProtocolError):
             close_all(descriptors)
             raise
         return number, message, descriptors
@@ -130,6 +145,17 @@ class Umbilical:
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self.peer_pid = _CREDENTIALS.unpack_from(data)[0] or self.peer_pid
         return found
+
+
+def descriptor_at(descriptors: Sequence[int], place: int) -> int:
+    """Return one of the descriptors that came with a message.
+
+    Raises:
+        OSError: it did not come.
+    """
+    if not 0 <= place < len(descriptors):
+        raise OSError(errno.EMFILE, NONE_LEFT)
+    return descriptors[place]
 
 
 def close_all(descriptors: Sequence[int]) -> None:

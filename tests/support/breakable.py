@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,19 +36,16 @@ class Breakable(Node):
         self.bad: list[str] = []
         self.seen: defaultdict[int, int] = defaultdict(int)
         self.kept: list[tuple[NDArray[Any], int | None]] = []
-        self.lock = threading.Lock()
         self._last: dict[int, int] = {}
 
     def forget(self) -> None:
         """Let go of all that was kept."""
-        with self.lock:
-            self.kept.clear()
-            self.seen.clear()
+        self.kept.clear()
+        self.seen.clear()
 
     def look_again(self) -> list[str]:
         """Return what is wrong with the pictures that are kept, and what was seen to be wrong before."""
-        with self.lock:
-            return self.bad + [f"kept: {what}" for array, pts in self.kept if (what := differs(array, pts))]
+        return self.bad + [f"kept: {what}" for array, pts in list(self.kept) if (what := differs(array, pts))]
 
     def look(self, frame: VideoFrame) -> None:
         """Look at a picture as it comes."""
@@ -119,8 +115,7 @@ class Passer(Breakable):
         super().__init__(forks_at)
 
     def process(self, frame: VideoFrame) -> Iterator[VideoFrame | None]:
-        with self.lock:
-            self.kept = [*self.kept[-5:], (frame.array, frame.pts)]
+        self.kept = [*self.kept[-5:], (frame.array, frame.pts)]
         self.look(frame)
         breaking.reached(breaking.INSIDE)
         how = sum(self.seen.values()) % 4
@@ -148,10 +143,8 @@ class Keeper(Breakable):
         self.keeps, self.every_s = keeps, every_s
 
     def process(self, frame: VideoFrame) -> None:
-        if sum(self.seen.values()) % 2 == 0:
-            with self.lock:
-                if len(self.kept) < self.keeps:
-                    self.kept.append((frame.array, frame.pts))
+        if sum(self.seen.values()) % 2 == 0 and len(self.kept) < self.keeps:
+            self.kept.append((frame.array, frame.pts))
         breaking.reached(breaking.INSIDE)
         self.look(frame)
         if self.every_s:

@@ -7,6 +7,7 @@ questions about it on a line of its own, and stays until its line is cut.
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
 import json
@@ -248,7 +249,8 @@ def _live(told: Mapping[str, Any], line: socket.socket) -> None:
         outcome = ""
     except BaseException as error:
         outcome = "".join(traceback.format_exception_only(error)).strip()
-    line.send(json.dumps({"outcome": outcome}).encode())
+    with contextlib.suppress(OSError):  # nobody asks any more
+        line.send(json.dumps({"outcome": outcome}).encode())
     while True:
         time.sleep(60)  # its views can be asked for until the line is cut
 

@@ -22,6 +22,7 @@ from rmbus.errors import RmbusError
 PRODUCER: Final = "producer"
 MIDDLE: Final = "middle"
 CONSUMER: Final = "consumer"
+ASIDE: Final = "aside"
 
 ON: Final = 25
 """Pictures that are made after a kill, so that memory which is given back too early is written to again."""
@@ -35,12 +36,14 @@ class Round:
 
     Attributes:
         victim, fault: who is killed, and where. number: of the round; it is the stream of its pictures.
-        forks_at: when the victim forks a child that outlives it, 0: never. fast: whether fast lanes are used.
+        forker: who forks a child that lets go of all that it inherits, and stays: the victim, a survivor, or nobody.
+        forks_at: at which of its pictures. fast: whether fast lanes are used.
     """
 
     victim: str
     fault: Fault
     number: int
+    forker: str
     forks_at: int
     fast: bool
 
@@ -49,12 +52,12 @@ class Round:
         """Return the round that a seed means."""
         chance = random.Random(f"{victim}/{point}/{seed}")
         nth = chance.randint(1, 2 if point in RARE else 25)
-        forks_at = chance.randint(1, 5) if chance.random() < 0.3 else 0
-        return cls(victim, Fault(point, nth), number, forks_at, chance.random() < 0.7)
+        forker = chance.choice((victim, CONSUMER, ASIDE, "", "", ""))
+        return cls(victim, Fault(point, nth), number, forker, chance.randint(1, 20), chance.random() < 0.7)
 
     def forks(self, who: str) -> int:
         """Return when one of the processes forks."""
-        return self.forks_at if who == self.victim else 0
+        return self.forks_at if who == self.forker else 0
 
 
 def chain(stage: Stage, plan: Round) -> list[str]:
@@ -62,7 +65,7 @@ def chain(stage: Stage, plan: Round) -> list[str]:
     head = Painter(plan.number, forks_at=plan.forks(PRODUCER)).options(name="head")
     middle = Passer(forks_at=plan.forks(MIDDLE)).options(name="middle")
     tail = Keeper(keeps=12, forks_at=plan.forks(CONSUMER)).options(name="tail")
-    aside = Keeper(keeps=24).options(name="aside")  # more than may be held: it gets copies
+    aside = Keeper(keeps=24, forks_at=plan.forks(ASIDE)).options(name="aside")  # more than may be held: it gets copies
     name = _NAMES[plan.victim]
     with play(stage, (head >> middle >> tail) | (head >> aside), faults={name: plan.fault}, fast=plan.fast) as run:
         victim = run.cast[name]
