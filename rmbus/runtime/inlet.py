@@ -1,7 +1,7 @@
 """An input of this process that topics feed. Whoever takes frames reads the lanes himself, in his own thread.
 
-A thread beside him hears the host: memory is mapped at once, so that a reader who takes his time delays nobody; whatever
-else the host says waits in order until the next frame is asked for.
+A thread beside him hears the host. Memory is mapped at once, so that a reader who takes his time delays nobody; what
+else the host says waits, in order, until the next frame is asked for.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Inlet:
             errors.
 
     Attributes:
-        is_over: whether nothing more comes: the one topic has ended.
+        is_over: whether nothing more comes: the one topic has ended. look_s: see `Intake`.
     """
 
     def __init__(self, umbilical: Umbilical, pattern: str, address: str) -> None:
         self.is_over = False
+        self.look_s: float | None = None
         self._umbilical = umbilical
         self._pattern, self._address = pattern, address
         self._is_single = "*" not in pattern

@@ -23,8 +23,8 @@ from rmbus.protocol import messages
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter
-from rmbus.runtime.links import OutputLink
 from rmbus.runtime.lane_ends import take_end
+from rmbus.runtime.links import OutputLink
 from rmbus.runtime.loans import Loan
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort

@@ -55,6 +55,10 @@ class Connection:
             return None
         return Curve(self.public.encode(), self.secret.encode(), self.server.encode())
 
+    def beside(self, name: str) -> Path:
+        """Return the path of another socket in the host's run folder; only for a host of this machine."""
+        return Path(self.local.removeprefix("ipc://")).with_name(name)
+
     def write(self, folder: Path) -> None:
         """Write the connection file, readable for its owner only, in one step."""
         aside = folder / (CONNECTION_FILE + ".new")
