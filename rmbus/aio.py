@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -41,7 +41,7 @@ class Publisher:
             await asyncio.to_thread(self._publisher.send, value)
 
     @asynccontextmanager
-    async def loan(self, *, like: Frame) -> AsyncIterator[Any]:
+    async def loan(self, *, like: Frame) -> AsyncGenerator[Any]:
         """Lend a writable frame that is sent when the context ends without an error."""
         lent = self._publisher.loan(like=like)
         frame = await asyncio.to_thread(lent.__enter__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -59,7 +59,7 @@ class Publisher:
         return self._outlet.send_at_once(value)
 
     @contextmanager
-    def loan(self, *, like: Frame) -> Iterator[Any]:
+    def loan(self, *, like: Frame) -> Generator[Any]:
         """Lend a writable frame that is sent when the context ends without an error.
 
         Args:
