@@ -43,6 +43,7 @@ class Message(NamedTuple):
 
 
 _PREFIX = struct.Struct("<BBHQ")
+_tuple = tuple.__new__
 _GRANT = struct.Struct("<Q")
 PREFIX_BYTES = _PREFIX.size
 
@@ -63,6 +64,11 @@ def encode(message: Message) -> list[Buffer]:
     return [head, payload] if len(payload) else [head]
 
 
+def encode_frames(number: int, body: bytes) -> bytes:
+    """Return the one part of a message of frames that carry their payloads, or say where those lie."""
+    return _PREFIX.pack(Type.FRAMES, 0, 0, number) + body
+
+
 def decode(parts: list[memoryview]) -> Message:
     """Return the message that the parts hold; its body and its payload are views of them.
 
@@ -76,7 +82,7 @@ def decode(parts: list[memoryview]) -> Message:
     if len(head) > MAX_LANE_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
         raise _too_large(len(head) - PREFIX_BYTES, len(payload))
     kind, _flags, _reserved, number = _PREFIX.unpack_from(head)
-    return Message(kind, number, head[PREFIX_BYTES:], payload)
+    return _tuple(Message, (kind, number, head[PREFIX_BYTES:], payload))
 
 
 def pack_grant(grant: int) -> bytes:

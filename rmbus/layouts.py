@@ -117,8 +117,11 @@ def pixels_named(name: str) -> Pixels:
     return found
 
 
+PictureLayout = tuple["np.dtype[np.generic]", tuple[int, ...], int]
+
+
 @functools.lru_cache(maxsize=256)
-def picture_shape(name: str, width: int, height: int) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
+def picture_shape(name: str, width: int, height: int) -> PictureLayout:
     """Return element type, shape and number of bytes of a picture."""
     pixels = pixels_named(name)
     shape = pixels.shape(width, height)
@@ -192,6 +195,11 @@ def locked(array: Array) -> Array:
     return view
 
 
+def contiguous(array: Array) -> Array:
+    """Return the array, or a contiguous copy where it is not contiguous."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
 def is_writable(array: Array) -> bool:
     """Whether somebody can write to what lies below the array, though this view of it is read-only."""
     below: object = array
@@ -233,16 +241,35 @@ def picture_in(payload: Buffer, form: Video) -> Array:
     Raises:
         MalformedFrame: they are no picture of that format.
     """
+    return picture_over(payload, picture_layout(form))
+
+
+def picture_layout(form: Video) -> PictureLayout:
+    """Return element type, shape and number of bytes of the pictures of a format that came with them.
+
+    Raises:
+        MalformedFrame: it leaves something open, or is none that frames carry.
+    """
     if not form.pixels or not form.width or not form.height:
         raise MalformedFrame(f"a picture came with the format {form}, which leaves its size open")
     try:
-        dtype, shape, size = picture_shape(form.pixels, form.width, form.height)
+        return picture_shape(form.pixels, form.width, form.height)
     except FormatError as error:
         raise MalformedFrame(str(error)) from error
+
+
+def picture_over(payload: Buffer, layout: PictureLayout) -> Array:
+    """Return the pixels of a picture whose layout is known.
+
+    Raises:
+        MalformedFrame: they are too many or too few.
+    """
+    dtype, shape, size = layout
     if len(payload) != size:
-        raise MalformedFrame(f"a picture of {form} has {size} bytes, and {len(payload)} came")
+        raise MalformedFrame(f"a picture of {dtype.name}{list(shape)} has {size} bytes, and {len(payload)} came")
     array = np.ndarray(shape, dtype, payload)
-    array.setflags(write=False)
+    if type(payload) is not bytes:  # else it is read-only as it is
+        array.setflags(write=False)
     return array
 
 
@@ -263,7 +290,8 @@ def sound_in(payload: Buffer, form: Audio) -> Array:
         raise MalformedFrame(f"{len(payload)} bytes are no whole number of samples of {form}")
     planar = form.samples.endswith("p")
     array = np.ndarray((channels, samples) if planar else (samples, channels), dtype, payload)
-    array.setflags(write=False)
+    if type(payload) is not bytes:
+        array.setflags(write=False)
     return array if planar else array.T
 
 

@@ -68,6 +68,21 @@ _F = TypeVar("_F", bound=Stamped)
 put = object.__setattr__
 
 
+def setter(cls: type[Stamped], name: str) -> Callable[[Any, Any], None]:
+    """Return what sets a field of frames that are being made, at half the cost of `put`."""
+    descriptor: Any = vars(cls)[name]
+    found: Callable[[Any, Any], None] = descriptor.__set__
+    return found
+
+
+set_pts = setter(Stamped, "pts")
+set_time_base = setter(Stamped, "time_base")
+set_captured_ns = setter(Stamped, "captured_ns")
+set_seq = setter(Stamped, "seq")
+set_topic = setter(Stamped, "topic")
+set_memory = setter(Stamped, "_memory")
+
+
 _known: dict[type[object], tuple[str, ...]] = {}
 
 
@@ -112,7 +127,7 @@ def stamp_from(pts: int | None, time_base: Fraction | None, stamp: Stamp) -> Sta
 
 def remember(frame: _F, memory: object) -> _F:
     """Note what keeps the content of a frame as it is, where that lies in shared memory; return the frame."""
-    put(frame, "_memory", memory)
+    set_memory(frame, memory)
     return frame
 
 

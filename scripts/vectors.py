@@ -65,27 +65,41 @@ def from_json(value: Value) -> Any:
 # --- one writer and one reader for each file; what is written is a list of parts ------------------------------------
 
 
-def write_header(value: Value) -> list[bytes]:
-    """Return the bytes of a frame header."""
-    return [frames.encode_header(frames.Header(**value | {"kind": frames.Kind[value["kind"].upper()]}))]
+def write_frames(value: Value) -> list[bytes]:
+    """Return the body of a message of frames."""
+    return [frames.join_frames([_write_frame(frame) for frame in value])]
 
 
-def read_header(parts: list[bytes]) -> Value:
-    """Return the frame header that the bytes hold."""
-    header = frames.decode_header(parts[0])
-    return header._asdict() | {"kind": frames.Kind(header.kind).name.lower()}
+def _write_frame(value: Value) -> bytes:
+    fields: dict[str, Any] = {**value, "kind": frames.Kind[value["kind"].upper()]}
+    ticket, payload = fields.pop("ticket"), fields.pop("payload")
+    place: frames.Place | None = frames.Place(*payload) if isinstance(payload, list) else None
+    frame = frames.encode_frame(frames.Header(**fields), payload if place is None else place)
+    return frames.with_ticket(frame, ticket)
+
+
+def read_frames(parts: list[bytes]) -> Value:
+    """Return the frames that the body of a message holds."""
+    return [
+        {"ticket": ticket} | header._asdict() | {"kind": frames.Kind(header.kind).name.lower(), "payload": payload}
+        for ticket, header, payload in frames.decode_frames(parts[0])
+    ]
 
 
 def write_lane(value: Value) -> list[bytes]:
     """Return the parts of a message of a lane."""
-    message = lane.Message(lane.Type[value["type"].upper()], value["number"], value["header"], value["payload"])
+    message = lane.Message(lane.Type[value["type"].upper()], value["number"], value["body"], value["payload"])
     return [bytes(part) for part in lane.encode(message)]
 
 
 def read_lane(parts: list[bytes]) -> Value:
     """Return the message of a lane that the parts hold."""
     message = lane.decode([memoryview(part) for part in parts])
-    return message._asdict() | {"type": lane.Type(message.type).name.lower(), "payload": bytes(message.payload)}
+    return message._asdict() | {
+        "type": lane.Type(message.type).name.lower(),
+        "body": bytes(message.body),
+        "payload": bytes(message.payload),
+    }
 
 
 def write_control(value: Value) -> list[bytes]:
@@ -101,7 +115,7 @@ def read_control(parts: list[bytes]) -> Value:
 
 
 def write_payload(value: Value) -> list[bytes]:
-    """Return the `extra` of a frame's header, as msgpack, and its payload."""
+    """Return the `extra` of a frame, as msgpack, and its payload."""
     format, content = formats.from_wire(value["format"]), value["content"]
     frame: media.Frame
     if isinstance(format, formats.Video):
@@ -120,7 +134,7 @@ def read_payload(parts: list[bytes], format: Value) -> Value:
     """Return what a frame of that format holds."""
     known = formats.from_wire(format)
     kind = {"video": frames.Kind.VIDEO, "audio": frames.Kind.AUDIO, "encoded": frames.Kind.PACKET}
-    extra = unpack(parts[0], limit=limits.MAX_HEADER_BYTES, what="the extra of a header")
+    extra = unpack(parts[0], limit=limits.MAX_HEADER_BYTES, what="the extra of a frame")
     header = frames.Header(kind.get(formats.kind(known), frames.Kind.DATA), 0, extra=extra)
     frame = media.decode(header, parts[1], known)
     if isinstance(frame, media.VideoFrame | media.AudioFrame):
@@ -160,7 +174,7 @@ Write = Callable[[Value], list[bytes]]
 Read = Callable[[list[bytes], Value], Value]
 
 BOTH_WAYS: Final[dict[str, tuple[Write, Read]]] = {
-    "headers": (write_header, lambda parts, _: read_header(parts)),
+    "frames": (write_frames, lambda parts, _: read_frames(parts)),
     "lane": (write_lane, lambda parts, _: read_lane(parts)),
     "control": (write_control, lambda parts, _: read_control(parts)),
     "payloads": (write_payload, lambda parts, was: was | {"content": read_payload(parts, was["format"])}),

@@ -11,12 +11,14 @@ import numpy as np
 from rmbus.errors import FormatError, PipelineError
 from rmbus.formats import Audio, Video, fits, kind, show
 from rmbus.layouts import Array
-from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, now_ns
+from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, datum, now_ns, picture, sound
 from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
 from rmbus.stamps import Stamp
 
 FRAMES: Final = (VideoFrame, AudioFrame, Packet, Data)
 _MICROSECOND: Final = Fraction(1, 1_000_000)
+_tuple: Final = tuple.__new__
+_NOTHING: Final = ((), None, Video())
 
 
 class Emission(NamedTuple):
@@ -35,7 +37,9 @@ class Converter:
         self._only = next(iter(ports.outputs)) if len(ports.outputs) == 1 else None
         self._counts: dict[str, int] = dict.fromkeys(ports.outputs, 0)
         self._began_ns: dict[str, int] = {}
+        self._bases: dict[str, Fraction] = {}
         self._fitting: dict[str, object] = {}
+        self._seen: dict[str, tuple[tuple[int, ...], object, Video | Audio]] = {}
 
     def emission(self, value: object, origin: Frame | None) -> Emission | None:
         """Return the emission that a returned or yielded value means, None for none.
@@ -50,6 +54,10 @@ class Converter:
         if value is None:
             return None
         port = self._only
+        if port is not None and origin is None and isinstance(value, np.ndarray):
+            known = self._like_before(port, cast("Array", value))
+            if known is not None:
+                return known
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Port):  # pyright: ignore[reportUnknownArgumentType] -- a user's tuple
             port, value = self._named(value[0]), value[1]  # pyright: ignore[reportUnknownVariableType] -- likewise
             if value is None:
@@ -59,8 +67,27 @@ class Converter:
         if isinstance(value, Interrupt) or value is Interrupt:
             return Emission(port, Interrupt())
         frame = _captured(self._frame(port, value, origin), origin)
-        self._check(port, frame)
-        return Emission(port, frame)
+        if self._fitting.get(port, self) is not frame.format:
+            self._check(port, frame)
+        if isinstance(value, np.ndarray) and isinstance(frame, VideoFrame | AudioFrame):
+            array = cast("Array", value)
+            self._seen[port] = array.shape, array.dtype, frame.format
+        return _tuple(Emission, (port, frame))
+
+    def _like_before(self, port: str, array: Array) -> Emission | None:
+        """Return the emission of an array of a source that is as the one before it: its format is known."""
+        shape, dtype, form = self._seen.get(port, _NOTHING)
+        if array.dtype is not dtype or array.shape != shape or not array.flags.c_contiguous:
+            return None
+        declared = self._outputs[port].format
+        if isinstance(form, Video) and isinstance(declared, Video):
+            pts, base = self._video_time(port, declared)
+            return _tuple(Emission, (port, picture(array, form, pts, base, now_ns())))
+        if isinstance(form, Audio) and isinstance(declared, Audio) and str(form.samples).endswith("p"):
+            count = self._counts[port]
+            self._counts[port] += shape[-1]
+            return _tuple(Emission, (port, sound(array, form, count, self._base(port, declared.rate), now_ns())))
+        return None
 
     def _named(self, output: Port) -> str:
         if output.name in self._outputs and isinstance(output, Output) and output.node in (None, self._node):
@@ -86,9 +113,8 @@ class Converter:
         if isinstance(value, np.ndarray):
             return self._from_array(port, cast("Array", value), origin)
         if origin is None:
-            return Data(value, format=declared)
-        stamp = Stamp(pts=origin.pts, time_base=origin.time_base, captured_ns=origin.captured_ns)
-        return Data(value, format=declared, **stamp)
+            return datum(value, declared, captured_ns=now_ns())
+        return datum(value, declared, origin.pts, origin.time_base, origin.captured_ns)
 
     def _from_array(self, port: str, array: Array, origin: Frame | None) -> Frame:
         declared = self._outputs[port].format
@@ -109,13 +135,25 @@ class Converter:
     def _video_stamp(self, port: str, declared: Video, origin: Frame | None) -> Stamp:
         if origin is not None and origin.pts is not None:
             return Stamp(pts=origin.pts, time_base=origin.time_base)
+        pts, base = self._video_time(port, declared)
+        return Stamp(pts=pts, time_base=base)
+
+    def _video_time(self, port: str, declared: Video) -> tuple[int, Fraction]:
         if declared.rate is None:  # the picture is of the moment in which it came
             now = time.monotonic_ns()
             began = self._began_ns.setdefault(port, now)
-            return Stamp(pts=(now - began) // 1000, time_base=_MICROSECOND)
+            return (now - began) // 1000, _MICROSECOND
         count = self._counts[port]
         self._counts[port] += 1
-        return Stamp(pts=count, time_base=1 / declared.rate)
+        return count, self._base(port, declared.rate)
+
+    def _base(self, port: str, rate: Fraction | int | None) -> Fraction:
+        """Return the time of one picture or sample; a division of fractions is dear."""
+        base = self._bases.get(port)
+        if base is None:
+            assert rate is not None
+            base = self._bases[port] = 1 / Fraction(rate)
+        return base
 
     def _audio(self, port: str, declared: Audio, array: Array) -> AudioFrame:
         if declared.rate is None:

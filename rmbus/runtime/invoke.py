@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any
 
 from rmbus.media import Frame, bare
 from rmbus.node import LENDER, Node, Ports, call_of, ports
@@ -13,7 +13,6 @@ from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter, Emission
 from rmbus.runtime.eventloop import EventLoop
 from rmbus.runtime.loans import Loan, model_of
-from rmbus.stamps import memory_of
 from rmbus.transport.memory import Held
 
 __all__ = ["Emission", "Invoker"]
@@ -35,10 +34,14 @@ class Invoker:
         self.ports = ports(node) if its_ports is None else its_ports
         self._call = call_of(type(node))
         self.is_source = not self._call.frame
-        self._many = len(self.ports.inputs) > 1
+        how = self._call.port
+        if how == "rest":
+            how = "second" if len(self.ports.inputs) > 1 else "no"
+        self._how = how
         self._converter = Converter(node, self.ports)
         self._loop: EventLoop | None = None
         self._lent: deque[Emission] = deque()
+        self._kinds: dict[type, str] = {}
         self._origin: Frame | None = None
         self._room: Callable[[str, int], Held | None] = _no_room
         node.__dict__[LENDER] = self._lend
@@ -49,7 +52,7 @@ class Invoker:
 
     def forget(self) -> None:
         """Let go of the content of the last input frame; `flush` needs its header alone."""
-        if self._origin is not None and memory_of(self._origin) is not None:
+        if self._origin is not None:
             self._origin = bare(self._origin)
 
     def initialize(self) -> None:
@@ -58,7 +61,7 @@ class Invoker:
 
     def source(self) -> Iterator[Emission]:
         """Return what a source emits; each pull runs its code to the next value."""
-        yield from self._emissions(self.node.process(), None)
+        return iter(self._emissions(self.node.process(), None))
 
     def process(self, frame: Frame, port: str) -> Iterable[Emission]:
         """Give the node a frame of the named input.
@@ -68,13 +71,13 @@ class Invoker:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
         self._origin = frame
-        how = self._call.port
-        if how == "second" or (how == "rest" and self._many):
-            result = self.node.process(frame, port)
-        elif how == "keyword":
-            result = self.node.process(frame, port=port)
-        else:
+        how = self._how
+        if how == "no":
             result = self.node.process(frame)
+        elif how == "second":
+            result = self.node.process(frame, port)
+        else:
+            result = self.node.process(frame, port=port)
         return self._emissions(result, frame)
 
     def flush(self) -> Iterable[Emission]:
@@ -121,41 +124,56 @@ class Invoker:
     def _run(self, result: Any) -> None:
         """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""
         value: Any = self._awaited(result)
-        if _is_iterator(value):
+        if self._kind_of(value) == "iterator":
             deque(value, maxlen=0)
 
     def _emissions(self, result: Any, origin: Frame | None) -> Iterable[Emission]:
+        if result is None and not self._lent:
+            return ()
         value: Any = self._awaited(result)
-        if _is_iterator(value):
+        if self._kind_of(value) == "iterator":
             return self._stream(value, origin)
-        return tuple(self._taken(value, origin))
+        emission = self._converter.emission(value, origin)
+        if self._lent:
+            return self._with_lent(emission)
+        return () if emission is None else (emission,)
+
+    def _with_lent(self, emission: Emission | None) -> tuple[Emission, ...]:
+        """Return what was lent and is finished, then what was returned."""
+        lent = tuple(self._lent)
+        self._lent.clear()
+        return lent if emission is None else (*lent, emission)
+
+    def _kind_of(self, value: object) -> str:
+        """Say how a value is taken; asking each type once, since asking an abstract class is slow."""
+        kind = self._kinds.get(type(value))
+        if kind is None:
+            kind = self._kinds[type(value)] = _kind(value)
+        return kind
 
     def _awaited(self, result: Any) -> Any:
         """Return what a call gave: of a coroutine its value, of an async iterator an iterator."""
-        value = self._event_loop.call(result) if _is_coroutine(result) else result
-        return self._event_loop.iterate(value) if _is_async_iterator(value) else value
+        value: Any = self._event_loop.call(result) if self._kind_of(result) == "coroutine" else result
+        return self._event_loop.iterate(value) if self._kind_of(value) == "async iterator" else value
 
     def _stream(self, steps: Iterator[Any], origin: Frame | None) -> Generator[Emission, None, None]:
         over = False
+        lent, convert = self._lent, self._converter.emission
         try:
             while not over:
                 try:
                     value = next(steps)
                 except StopIteration as end:
                     value, over = end.value, True
-                yield from self._taken(value, origin)
+                emission = convert(value, origin)
+                while lent:
+                    yield lent.popleft()
+                if emission is not None:
+                    yield emission
         finally:
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
-
-    def _taken(self, value: object, origin: Frame | None) -> Iterator[Emission]:
-        """Yield what was lent and is finished, then what the value means."""
-        emission = self._converter.emission(value, origin)
-        while self._lent:
-            yield self._lent.popleft()
-        if emission is not None:
-            yield emission
 
     @contextmanager
     def _lend(self, port: str, like: Frame | None) -> Generator[Frame]:
@@ -173,16 +191,9 @@ def _no_room(port: str, size: int) -> None:
     """Lend from the heap: there is no shared memory where a node runs inline."""
 
 
-# As functions, for isinstance() would leave what they yield unknown to the type checkers.
-
-
-def _is_coroutine(value: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
-    return isinstance(value, Coroutine)
-
-
-def _is_iterator(value: object) -> TypeGuard[Iterator[Any]]:
-    return isinstance(value, Iterator)
-
-
-def _is_async_iterator(value: object) -> TypeGuard[AsyncIterator[Any]]:
-    return isinstance(value, AsyncIterator)
+def _kind(value: object) -> str:
+    if isinstance(value, Coroutine):
+        return "coroutine"
+    if isinstance(value, AsyncIterator):
+        return "async iterator"
+    return "iterator" if isinstance(value, Iterator) else "value"

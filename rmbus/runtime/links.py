@@ -15,11 +15,11 @@ from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
-from rmbus.protocol.limits import MAX_FRAMES
+from rmbus.protocol.limits import INLINE_BYTES, MAX_FRAMES
 from rmbus.stamps import remember
 from rmbus.transport import memory
 from rmbus.transport.counters import Edge, Page
-from rmbus.transport.lanes import Lane
+from rmbus.transport.lanes import Answering, Sending
 from rmbus.transport.mailbox import Item, Mailbox
 from rmbus.transport.memory import Held, Ledger, Lending
 
@@ -30,6 +30,12 @@ BATCH_BYTES: Final = 64 * 1024
 """Frames that are due at once go in one message up to this size."""
 
 _EPOCH_SHIFT: Final = 40
+_ONE: Final = join_frames([b""])
+_wall_ns: Final = time.time_ns
+_RECEIVED: Final = int(Edge.RECEIVED)
+_DELIVERED: Final = int(Edge.DELIVERED)
+_DONE: Final = int(Edge.DONE)
+_BEGAN: Final = int(Edge.BEGAN)
 
 
 class Arrival:
@@ -69,16 +75,20 @@ class InputLink:
         self.edge, self.port, self.token, self.topic = edge, port, token, topic
         self.page = page
         self.ended = False
-        self.lane: Lane | None = None
-        self.format: formats.Format = Any
+        self.lane: Answering | None = None
+        self._decode = media.decoder(Any, topic)
         self._words = page.words
         self._segments = segments
         self._credit = credit
+        self._half = max(1, credit >> 1)
+        self._received = page.words[Edge.RECEIVED]  # a consumer that is started anew goes on counting
+        self._delivered = page.words[Edge.DELIVERED]
+        self._done_in_all = page.words[Edge.DONE]
         self._epoch = 0
         self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
-    def mark(self, lane_end: Lane, epoch: int) -> None:
+    def mark(self, lane_end: Answering, epoch: int) -> None:
         """A producer has shown the edge's token: a link begins."""
         if epoch != self._epoch:
             self._ledger.end()
@@ -101,38 +111,49 @@ class InputLink:
         arrived: list[Arrival] = []
         for entry in entries:
             header = entry.header
-            if header.kind < 16:
-                payload = entry.payload if type(entry.payload) is bytes else self._fetch(entry, place, message.payload)
-                self._words[Edge.RECEIVED] += 1
-                frame = media.decode(header, payload, self.format, topic=self.topic)
-                if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
-                    remember(frame, payload.base)
+            if header[0] < 16:
+                payload = entry[2]
+                if type(payload) is bytes:
+                    frame = self._decode(header, payload)
+                else:
+                    payload = self._fetch(entry, place, message.payload)
+                    frame = self._decode(header, payload)
+                    if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                        remember(frame, payload.base)
+                self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
                 if header.kind == Kind.FORMAT:
-                    self.format = formats.from_wire(header.extra)
+                    self._decode = media.decoder(formats.from_wire(header.extra), self.topic)
                 arrived.append(Arrival(self, header, place, None))
             place += 1
+        self._words[_RECEIVED] = self._received
         return arrived
 
     def begin(self, arrival: Arrival, now_ns: int) -> None:
         """Count a data frame as delivered: its `process` begins now."""
         words = self._words
-        words[Edge.DELIVERED] += 1
-        words[Edge.BEGAN] = now_ns
-        captured_ns = arrival.header.captured_ns
+        self._delivered += 1
+        words[_DELIVERED] = self._delivered
+        words[_BEGAN] = now_ns
+        captured_ns = arrival.header[6]
         if captured_ns:
-            self.page.latency(time.time_ns() - captured_ns)
+            self.page.latency(_wall_ns() - captured_ns)
 
     def finish(self, arrival: Arrival) -> bool:
-        """An arrival has been dealt with; whether the producer should be told at once, lest it waits."""
+        """An arrival has been dealt with; whether the producer should be told of it, lest it waits.
+
+        It is at half the window, and at what ends something: until then its producer has credit enough.
+        """
         self._finished = arrival.place
-        if arrival.header.kind < 16:
-            self._done += 1
-            words = self._words
-            words[Edge.DONE] += 1
-            words[Edge.BEGAN] = 0
-        return self._done - self._told >= self._credit >> 1
+        if arrival.header[0] >= 16:
+            return arrival.header[0] != Kind.FORMAT
+        self._done += 1
+        self._done_in_all += 1
+        words = self._words
+        words[_DONE] = self._done_in_all
+        words[_BEGAN] = 0
+        return self._done - self._told >= self._half
 
     def tell(self) -> None:
         """Return credit, and acknowledge."""
@@ -171,7 +192,7 @@ class OutputLink:
     def __init__(
         self,
         edge: int,
-        end: Lane,
+        end: Sending,
         token: bytes,
         delivery: Delivery,
         page: Page,
@@ -192,6 +213,15 @@ class OutputLink:
         self.lending = Lending(page)
         self._say(lane.Message(lane.Type.MARK, epoch, token))
 
+    def offer(self, item: Item) -> None:
+        """Put a frame into the mailbox, and send what can go."""
+        box = self.mailbox
+        if self.is_up and not self.is_full and item.size <= INLINE_BYTES and box.passes(item):
+            self._put(lane.encode_frames(box.place, _ONE + item.frame))
+            return
+        box.offer(item)
+        self.pump()
+
     def pump(self) -> None:
         """Send what the mailbox, the window and the lane allow."""
         if not self._takes_more():
@@ -202,7 +232,7 @@ class OutputLink:
         while self._takes_more() and (item := box.take()) is not None:
             frame, payload = (item.frame, item.payload) if item.held is None else self._shared(item)
             if frames and (len(payload) or size + len(frame) > BATCH_BYTES or len(frames) == MAX_FRAMES):
-                self._say(lane.Message(lane.Type.FRAMES, first, join_frames(frames)))
+                self._put(lane.encode_frames(first, join_frames(frames)))
                 frames, size = [], 0
             if not frames:
                 first = box.place
@@ -212,7 +242,7 @@ class OutputLink:
             frames.append(frame)
             size += len(frame)
         if frames:
-            self._say(lane.Message(lane.Type.FRAMES, first, join_frames(frames)))
+            self._put(lane.encode_frames(first, join_frames(frames)))
 
     def _takes_more(self) -> bool:
         return self.is_up and not self.is_full
@@ -256,6 +286,14 @@ class OutputLink:
                 return with_ticket(item.frame, ticket), b""
         assert item.header is not None
         return encode_frame(item.header, item.size), held.view()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self.is_full = not self.lane.put(data)
+        except Closed:
+            self.is_up = False
+        if self.is_full:
+            self.on_full()
 
     def _say(self, message: lane.Message) -> None:
         try:

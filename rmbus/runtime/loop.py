@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort
+from rmbus.stamps import memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
 from rmbus.transport.lanes import DealerLane, FastLane, RouterLane
@@ -36,6 +37,9 @@ LOOK_NS: Final = 200_000
 
 TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
+
+_FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
+_FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
 
 class UpstreamFailed(Exception):
@@ -66,12 +70,12 @@ class NodeLoop:
         self._inputs: list[InputLink] = []
         self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
-        self._owing: list[InputLink] = []
         self._fast_lanes: list[FastLane] = []
         self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
         self._held: Emission | None = None
+        self._frames_in = self._frames_out = 0
         self._state = State.STARTING
         self._is_source = is_source
         self._may_start = False
@@ -189,15 +193,15 @@ class NodeLoop:
         look = 0
         clock = time.monotonic_ns
         while not (self._ended and all(port.is_settled for port in self._ports.values())):
+            while self._inbox and self._running is None and self._held is None and clock() - look < LOOK_NS:
+                self._begin(self._inbox.popleft())
             if not self._step():
                 self._set_state(State.BLOCKED if self._held is not None else State.WAITING, clock())
-                self._tell_credit()
                 self.reactor.serve_once(wait=True)
                 look = clock()
             elif clock() - look > LOOK_NS:
                 self.reactor.serve_once(wait=False)
                 look = clock()
-        self._tell_credit()
         self._set_state(State.ENDED, clock())
 
     def fail(self, type_name: str, message: str) -> None:
@@ -248,7 +252,8 @@ class NodeLoop:
             port.interrupt()
         elif port.has_room:
             port.send(emission.value)
-            self._words[counters.Node.FRAMES_OUT] += 1
+            self._frames_out += 1
+            self._words[_FRAMES_OUT] = self._frames_out
         else:
             self._held = emission
             for link in port.links:
@@ -267,10 +272,15 @@ class NodeLoop:
             self._current = arrival
             self.frame = arrival.header.seq
             link.begin(arrival, now)
-            self._words[counters.Node.FRAMES_IN] += 1
+            self._frames_in += 1
+            self._words[_FRAMES_IN] = self._frames_in
             if self._state != State.BUSY:
                 self._set_state(State.BUSY, now)
-            self._given(self._invoker.process(arrival.frame, link.port))
+            emissions = self._invoker.process(arrival.frame, link.port)
+            if emissions:  # some, or an iterator that is pulled from now on
+                self._running = iter(emissions)
+            else:
+                self._finish()
             return
         kind = arrival.header.kind
         if kind == Kind.EOS:
@@ -280,32 +290,19 @@ class NodeLoop:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
         self._credit(arrival)
 
-    def _given(self, emissions: Iterable[Emission]) -> None:
-        """Take what `process` gave: nothing, some emissions, or an iterator that is pulled from now on."""
-        if emissions:
-            self._running = iter(emissions)
-        else:
-            self._finish()
-
     def _finish(self) -> None:
         arrival, self._current = self._current, None
         if arrival is not None:
-            self._invoker.forget()
+            if arrival.frame is not None and memory_of(arrival.frame) is not None:
+                self._invoker.forget()
             arrival.release()
             self._credit(arrival)
 
     def _credit(self, arrival: Arrival) -> None:
-        """An arrival is dealt with: tell its producer now, if it may wait for that, else when nothing else is to do."""
+        """An arrival is dealt with: tell its producer, if it may wait for that."""
         link = arrival.link
         if link.finish(arrival):
             link.tell()
-        elif link not in self._owing:
-            self._owing.append(link)
-
-    def _tell_credit(self) -> None:
-        for link in self._owing:
-            link.tell()
-        self._owing.clear()
 
     def _interrupted(self, arrival: Arrival) -> None:
         """A new turn upstream: drop what waits of older ones, stop what runs, and pass it on."""
@@ -388,7 +385,7 @@ class NodeLoop:
     def _answered(
         self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]
     ) -> None:
-        """Take what a consumer says: one message of a fast lane, all of an ipc lane."""
+        """Take all that a consumer has said: its node may be long in the user's code between two looks."""
         while True:
             try:
                 message = end.receive()
@@ -399,8 +396,6 @@ class NodeLoop:
                 break
             if link.answered(message):
                 on_up()
-            if isinstance(end, FastLane):
-                break
         port.reclaim(link)
         link.pump()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from rmbus import formats, media
 from rmbus.media import Frame
@@ -17,6 +17,8 @@ from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
+
+_tuple: Final = tuple.__new__
 
 
 class OutputPort:
@@ -96,19 +98,21 @@ class OutputPort:
             self._offer(self._format_item)
         kind, extra, payload = media.encode(frame)
         base = frame.time_base
-        header = Header(
-            kind, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra
+        seq = self._seq
+        header = _tuple(
+            Header, (int(kind), seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
         )
-        self._seq += 1
+        self._seq = seq + 1
         key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
         size = len(payload)
         if size <= INLINE_BYTES:
-            item = Item(kind, encode_frame(header, payload), size, key=key, origin=origin)
+            item = _tuple(Item, (kind, encode_frame(header, payload), size, b"", None, None, key, origin))
         else:
             item = self._large(frame, header, payload, size, key)._replace(origin=origin)
         if self.keeps_last and key is not False:
             self._last = item
-        self._offer(item)
+        for link in self.links:
+            link.offer(item)
 
     def control(self, kind: Kind, extra: Any = None) -> None:
         """Put a control frame in band."""
@@ -173,5 +177,4 @@ class OutputPort:
 
     def _offer(self, item: Item) -> None:
         for link in self.links:
-            link.mailbox.offer(item)
-            link.pump()
+            link.offer(item)

@@ -101,7 +101,11 @@ class Page:
 
     def latency(self, nanoseconds: int) -> None:
         """Count one frame that took so long from its capture to its delivery."""
-        self.words[_HISTOGRAM + _bucket(nanoseconds)] += 1
+        octave = nanoseconds.bit_length() - 1
+        place = _HISTOGRAM
+        if octave >= _FIRST_OCTAVE:
+            place += min((octave - _FIRST_OCTAVE) * _PER_OCTAVE + (nanoseconds >> octave - 4 & 15), _BUCKETS - 1)
+        self.words[place] += 1
 
     def histogram(self) -> list[int]:
         """Return the counts of the latency buckets; see `percentile`."""
@@ -121,14 +125,6 @@ def create() -> int:
     os.posix_fallocate(descriptor, 0, PAGE_BYTES)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
-
-
-def _bucket(nanoseconds: int) -> int:
-    if nanoseconds < 1 << _FIRST_OCTAVE:
-        return 0
-    octave = nanoseconds.bit_length() - 1
-    fraction = ((nanoseconds - (1 << octave)) * _PER_OCTAVE) >> octave
-    return min((octave - _FIRST_OCTAVE) * _PER_OCTAVE + fraction, _BUCKETS - 1)
 
 
 def percentile(histogram: list[int], share: float) -> float | None:

@@ -18,11 +18,19 @@ PIECE_BYTES: Final = 64 * 1024
 """Of a payload that travels apart on the fast lane."""
 
 
-class Lane(Protocol):
-    """One end of a lane."""
+class Answering(Protocol):
+    """The consumer's end of a lane."""
 
     def send(self, message: lane.Message) -> bool:
         """Send a message, or keep it; whether there is room for more."""
+        ...
+
+
+class Sending(Answering, Protocol):
+    """The producer's end of a lane."""
+
+    def put(self, data: bytes) -> bool:
+        """Send a message of one part that is encoded already, or keep it; whether there is room for more."""
         ...
 
     def flush(self) -> bool:
@@ -55,6 +63,11 @@ class DealerLane:
             self._socket.send(parts[1], zmq.DONTWAIT, copy=False)
         return True
 
+    def put(self, data: bytes) -> bool:
+        """Send a message that is encoded already."""
+        self._socket.send(data, zmq.DONTWAIT)
+        return True
+
     def flush(self) -> bool:
         """There is nothing to do: ZeroMQ queues."""
         return True
@@ -81,10 +94,6 @@ class RouterLane:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-        return True
-
-    def flush(self) -> bool:
-        """There is nothing to do: ZeroMQ queues."""
         return True
 
 
@@ -119,17 +128,24 @@ class FastLane:
         """
         payload = message.payload
         if not len(payload):
-            data = lane.encode(message)[0]
-            if self._kept or not self._put(data):
-                self._kept.append(data)
-                return False
-            return True
+            return self.put(lane.encode(message)[0])
         bytes_of = memoryview(payload).cast("B")
         for at in range(0, len(bytes_of), PIECE_BYTES):
             piece = lane.Message(lane.Type.PIECE, message.number, bytes_of[at : at + PIECE_BYTES])
             self._kept.append(lane.encode(piece)[0])
         self._kept.append(lane.encode(message._replace(payload=b""))[0])
         return self.flush()
+
+    def put(self, data: Buffer) -> bool:
+        """Send a message that is encoded already, or keep it; whether there is room for more.
+
+        Raises:
+            Closed: the other end is gone.
+        """
+        if not self._kept and self._put(data):
+            return True
+        self._kept.append(data)
+        return False
 
     def flush(self) -> bool:
         """Send what is kept, as far as there is room; whether all of it went.

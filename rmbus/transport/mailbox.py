@@ -21,6 +21,11 @@ MAX_MAILBOX_BYTES: Final = 256 * 1024 * 1024
 """A reliable mailbox is full, and a dropping one drops, also when it holds this much."""
 
 
+_PUBLISHED: Final = int(Edge.PUBLISHED)
+_SENT: Final = int(Edge.SENT)
+_BYTES: Final = int(Edge.BYTES)
+
+
 class Item(NamedTuple):
     """A frame on its way.
 
@@ -63,6 +68,9 @@ class Mailbox:
         self._reliable = delivery.kind == "reliable"
         self._page = page
         self._words = page.words
+        self._published = page.words[Edge.PUBLISHED]  # a producer that is started anew goes on counting
+        self._offered = page.words[Edge.BYTES]
+        self._sent_in_all = page.words[Edge.SENT]
         self._queue: deque[Item] = deque()
         self._sent_items: deque[tuple[int, Item]] | None = deque() if resends and self._reliable else None
         self._frames = 0
@@ -72,6 +80,7 @@ class Mailbox:
         self._sent = 0
         self._granted = 0
         self._acknowledged = 0
+        self._lost = 0
         self._closed = False
 
     @property
@@ -105,9 +114,12 @@ class Mailbox:
             if not self._closed:
                 self._queue.append(item)
             return
+        size = item.size
+        self._published += 1
+        self._offered += size
         words = self._words
-        words[Edge.PUBLISHED] += 1
-        words[Edge.BYTES] += item.size
+        words[_PUBLISHED] = self._published
+        words[_BYTES] = self._offered
         if self._closed:
             self._drop(item, "consumer_ended")
             return
@@ -121,7 +133,24 @@ class Mailbox:
                 self._drop_oldest("overflow")
         self._queue.append(item)
         self._frames += 1
-        self._bytes += item.size
+        self._bytes += size
+
+    def passes(self, item: Item) -> bool:
+        """Whether a data frame may be sent at once, past the queue; then it is counted, and `place` is its place."""
+        if self._queue or self._sent >= self._granted or self._gap or item.kind >= 16:
+            return False
+        if self._awaiting_key or self._sent_items is not None or self._closed:
+            return False
+        self._published += 1
+        self._offered += item.size
+        self._sent += 1
+        self._sent_in_all += 1
+        self.place += 1
+        words = self._words
+        words[_PUBLISHED] = self._published
+        words[_BYTES] = self._offered
+        words[_SENT] = self._sent_in_all
+        return True
 
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
@@ -152,7 +181,8 @@ class Mailbox:
             self._frames -= 1
             self._bytes -= item.size
             self._sent += 1
-            self._words[Edge.SENT] += 1
+            self._sent_in_all += 1
+            self._words[_SENT] = self._sent_in_all
         elif item.kind == Kind.EOS:
             self._words[Edge.ENDED] = 1
         if self._sent_items is not None:
@@ -187,7 +217,8 @@ class Mailbox:
         resent = sum(item.kind < 16 for item in again)
         begun_again = self._processed() - self._words[Edge.DUPLICATES] - (self._words[Edge.SENT] - resent)
         self._words[Edge.DUPLICATES] += max(0, begun_again)
-        self._words[Edge.SENT] -= resent
+        self._sent_in_all -= resent
+        self._words[Edge.SENT] = self._sent_in_all
         self._frames += resent
         self._bytes += sum(item.size for item in again)
         self.place = self._acknowledged = self._sent = self._granted = 0
@@ -202,8 +233,9 @@ class Mailbox:
         self._queue.clear()
         if not self._closed:
             self._drop_unprocessed(reason)
-        for _, item in self._sent_items or ():
-            _settle(item)
+        kept = self._sent_items
+        while kept:
+            _settle(kept.popleft()[1])
         self._closed = True
 
     def _processed(self) -> int:
@@ -212,9 +244,10 @@ class Mailbox:
 
     def _drop_unprocessed(self, reason: str) -> None:
         """What was sent, and what a consumer that is gone has not begun with, is lost with it."""
-        lost = self._words[Edge.SENT] + self._words[Edge.DUPLICATES] - self._processed()
+        lost = self._words[Edge.SENT] + self._words[Edge.DUPLICATES] - self._processed() - self._lost
         if lost > 0:
             self._page.drop(reason, lost)
+            self._lost += lost  # they stay sent, and are lost once
 
     def _takes_encoded(self, item: Item) -> bool:
         if self._frames >= self._encoded_limit or self._bytes > MAX_MAILBOX_BYTES:

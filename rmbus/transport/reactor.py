@@ -51,6 +51,7 @@ class Reactor:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()
         self._stopping = False
+        self._is_stale = False
         self.add(self._wake, self._woken)
 
     def fileno(self) -> int:
@@ -76,6 +77,7 @@ class Reactor:
         else:
             self._writers.pop(source, None)
             self._epoll.unregister(source)
+            self._is_stale = True
 
     def add_writer(self, source: int | Socket, callback: Callback) -> None:
         """Call `callback` once, when a descriptor, which is being watched, takes more. ZeroMQ sockets queue."""
@@ -113,7 +115,10 @@ class Reactor:
     def serve_once(self, *, wait: bool) -> None:
         """Make one round: run what is due; with `wait`, until something is."""
         served = self._serve_sockets() if self._sockets else False
+        self._is_stale = False
         for descriptor, events in self._epoll.poll(self._timeout_s() if wait and not served else 0):
+            if self._is_stale:
+                break  # a number may have been given away and be another's by now; what is left is told again
             if events & select.EPOLLOUT and descriptor in self._writers:
                 self._epoll.modify(descriptor, select.EPOLLIN)
                 self._writers.pop(descriptor)()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Generator
+from collections import Counter, deque
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rmbus.delivery import Delivery, drop_oldest, latest, reliable
-from rmbus.protocol import lane
-from rmbus.protocol.frames import Header, Kind, decode_header, encode_header
+from rmbus.protocol.frames import Header, Kind, decode_frames, encode_frame, join_frames
 from rmbus.transport import counters
 from rmbus.transport import mailbox as mailboxes
 from rmbus.transport.counters import Edge, Page
@@ -30,37 +29,51 @@ DELIVERIES = st.one_of(
 )
 
 
-def make(delivery: Delivery) -> tuple[Mailbox, Page]:
+class Sent(NamedTuple):
+    """A frame that was taken out of a mailbox, and its place on the edge."""
+
+    place: int
+    header: Header
+
+
+def make(delivery: Delivery, *, resends: bool = False) -> tuple[Mailbox, Page]:
     descriptor = counters.create()
     page = Page(descriptor)
     os.close(descriptor)
-    return Mailbox(delivery, page), page
+    return Mailbox(delivery, page, resends=resends), page
 
 
-def data(seq: int, *, turn: int = 0, size: int = 10, key: bool | None = None) -> Item:
+def data(
+    seq: int, *, turn: int = 0, size: int = 10, key: bool | None = None, origin: Callable[[], None] | None = None
+) -> Item:
     kind = Kind.VIDEO if key is None else Kind.PACKET
-    return Item(kind, encode_header(Header(kind, seq, turn)), bytes(size), key)
+    return Item(kind, encode_frame(Header(kind, seq, turn)), size, key=key, origin=origin)
 
 
 def control(kind: Kind, seq: int = 0, turn: int = 0, extra: Any = None) -> Item:
-    return Item(kind, encode_header(Header(kind, seq, turn, extra=extra)), b"")
+    return Item(kind, encode_frame(Header(kind, seq, turn, extra=extra)))
 
 
-def take_all(box: Mailbox) -> list[lane.Message]:
-    return list(iter(box.take, None))
+def take_all(box: Mailbox) -> list[Sent]:
+    taken: list[Sent] = []
+    while (item := box.take()) is not None:
+        ((_, header, _),) = decode_frames(join_frames([item.frame]))
+        assert header.kind == item.kind
+        taken.append(Sent(box.place, header))
+    return taken
 
 
-def headers(messages: list[lane.Message]) -> list[Header]:
-    return [decode_header(message.header) for message in messages]
+def headers(taken: list[Sent]) -> list[Header]:
+    return [each.header for each in taken]
 
 
-def seqs(messages: list[lane.Message]) -> list[int]:
-    return [header.seq for header in headers(messages) if header.kind < 16]
+def seqs(taken: list[Sent]) -> list[int]:
+    return [header.seq for header in headers(taken) if header.kind < 16]
 
 
 @contextmanager
-def box_of(delivery: Delivery, *, granted: int = 0) -> Generator[tuple[Mailbox, Page]]:
-    box, page = make(delivery)
+def box_of(delivery: Delivery, *, granted: int = 0, resends: bool = False) -> Generator[tuple[Mailbox, Page]]:
+    box, page = make(delivery, resends=resends)
     box.grant(granted)
     try:
         yield box, page
@@ -79,7 +92,7 @@ class Edges(RuleBasedStateMachine):
         self.credit, self.encoded = credit, encoded
         self.seq = self.turn = self.format = 0
         self.interrupted = 0
-        self.lane: deque[lane.Message] = deque()
+        self.lane: deque[Sent] = deque()
         self.place = self.delivered = self.gap = self.on_lane = 0
         self.next_seq = 0  # of the data frame that the consumer expects, gaps told
         self.seen_format = self.seen_turn = 0
@@ -119,12 +132,11 @@ class Edges(RuleBasedStateMachine):
 
     @rule()
     def sends(self) -> None:
-        for message in take_all(self.box):
+        for sent in take_all(self.box):
             self.place += 1
-            assert message.type == lane.Type.FRAME
-            assert message.number == self.place
-            self.on_lane += decode_header(message.header).kind < 16
-            self.lane.append(message)
+            assert sent.place == self.place
+            self.on_lane += sent.header.kind < 16
+            self.lane.append(sent)
         assert self.on_lane - self.delivered <= (self.credit if self.up else 0)
 
     # --- the consumer ---
@@ -138,8 +150,7 @@ class Edges(RuleBasedStateMachine):
     @precondition(lambda self: self.lane and self.up)
     @rule()
     def processes(self) -> None:
-        message = self.lane.popleft()
-        header = decode_header(message.header)
+        place, header = self.lane.popleft()
         if header.kind == Kind.FORMAT:
             self.seen_format = header.extra
         elif header.kind == Kind.GAP:
@@ -150,7 +161,7 @@ class Edges(RuleBasedStateMachine):
             self.seen_turn, self.next_seq, self.last_seq = header.turn, header.seq, header.seq - 1
         elif header.kind < 16:
             self.receives(header)
-        self.box.acknowledge(message.number, self.delivered + self.credit)
+        self.box.acknowledge(place, self.delivered + self.credit)
 
     def receives(self, header: Header) -> None:
         assert header.turn == self.seen_turn
@@ -282,20 +293,20 @@ def test_encoded_video_is_dropped_up_to_the_next_key() -> None:
             assert box.waiting == [1, 2, 0, 0, 1, 2][seq]
         assert page.dropped() == {"awaiting_key": 4}
         box.grant(9)
-        messages = take_all(box)
-        assert headers(messages)[0].extra[0] == 4
-        assert seqs(messages) == [4, 5]
+        taken = take_all(box)
+        assert headers(taken)[0].extra[0] == 4
+        assert seqs(taken) == [4, 5]
 
 
 def test_a_consumer_that_went_leaves_an_account() -> None:
-    """What waits is dropped for the reason given, what comes later because the consumer has ended; nobody waits."""
+    """What waits or is under way is dropped for the reason given, what comes later as ended; nobody waits."""
     with box_of(reliable(4), granted=1) as (box, page):
         for seq in range(3):
             box.offer(data(seq))
         assert seqs(take_all(box)) == [0]
         box.close("consumer_died")
         box.offer(data(3))
-        assert page.dropped() == {"consumer_died": 2, "consumer_ended": 1}
+        assert page.dropped() == {"consumer_died": 3, "consumer_ended": 1}
         assert box.has_room
         assert box.is_settled
         assert take_all(box) == []
@@ -360,3 +371,219 @@ def test_nothing_is_kept_for_a_consumer_that_went() -> None:
         box.offer(control(Kind.FORMAT))
         box.interrupt(control(Kind.INTERRUPT, 0, 1))
         assert take_all(box) == []
+
+
+# --- what was under way when a consumer went --------------------------------------------------------------------------
+
+
+def test_what_a_consumer_had_begun_with_is_not_lost_with_it() -> None:
+    """Of what was sent, only what it had neither begun nor dropped itself is lost; closing twice loses nothing more."""
+    with box_of(reliable(4), granted=4) as (box, page):
+        for seq in range(4):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0, 1, 2, 3]
+        page.words[Edge.DELIVERED] = 1
+        page.drop("interrupted", by_consumer=True)
+        box.close("consumer_died")
+        box.close("stopped")
+        assert page.dropped() == {"interrupted": 1, "consumer_died": 2}
+
+
+def test_the_next_consumer_is_sent_again_what_its_predecessor_owed() -> None:
+    """In order, behind the format, with places from 1 on; what the first had begun with is counted as a duplicate."""
+    with box_of(reliable(4), granted=3, resends=True) as (box, page):
+        box.offer(control(Kind.FORMAT))
+        for seq in range(4):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0, 1, 2]
+        page.words[Edge.DELIVERED] = 2
+        box.acknowledge(2, 3)  # the format and the first frame
+        box.begin_epoch(control(Kind.FORMAT))
+        assert (page.words[Edge.SENT], page.words[Edge.DUPLICATES], box.waiting) == (1, 1, 3)
+        assert [header.kind for header in headers(take_all(box))] == [Kind.FORMAT]  # no grant yet
+        box.grant(9)
+        again = take_all(box)
+        assert [(sent.place, sent.header.seq) for sent in again] == [(2, 1), (3, 2), (4, 3)]
+        assert page.words[Edge.SENT] == 4
+        box.acknowledge(4, 13)
+        assert box.is_settled
+
+
+def test_without_resends_the_next_consumer_begins_behind_what_was_lost() -> None:
+    """What was under way is lost with the first consumer, once, however many follow."""
+    with box_of(reliable(4), granted=2) as (box, page):
+        for seq in range(3):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0, 1]
+        for _ in range(3):
+            box.begin_epoch(control(Kind.FORMAT))
+        assert page.dropped() == {"consumer_died": 2}
+        box.grant(1)
+        assert seqs(take_all(box)) == [2]
+        page.words[Edge.DELIVERED] = 1
+        box.close("consumer_ended")
+        assert page.dropped() == {"consumer_died": 2}
+
+
+def test_the_format_is_told_once_where_it_is_sent_again_itself() -> None:
+    """The introduction is for those whose format was acknowledged long ago."""
+    with box_of(reliable(4), granted=1, resends=True) as (box, _):
+        box.offer(control(Kind.FORMAT, extra="its own"))
+        box.offer(data(0))
+        assert len(take_all(box)) == 2
+        box.begin_epoch(control(Kind.FORMAT, extra="the introduction"))
+        box.grant(1)
+        assert [header.extra for header in headers(take_all(box))] == ["its own", None]
+
+
+def test_whoever_waits_for_a_frame_is_told_when_it_is_processed_or_given_up() -> None:
+    """Acknowledged, dropped by the policy, interrupted, or left behind by a consumer that went: each once."""
+    told: list[int] = []
+
+    def offer(box: Mailbox, seq: int) -> None:
+        box.offer(data(seq, origin=lambda: told.append(seq)))
+
+    with box_of(reliable(4), granted=2, resends=True) as (box, _):
+        for seq in range(4):
+            offer(box, seq)
+        take_all(box)
+        assert told == []
+        box.acknowledge(1, 2)
+        assert told == [0]
+        box.interrupt(control(Kind.INTERRUPT, 4, 1))
+        assert told == [0, 2, 3]
+        box.close("consumer_died")
+        offer(box, 4)
+        box.close("stopped")
+        assert told == [0, 2, 3, 1, 4]
+    told.clear()
+    with box_of(drop_oldest(1)) as (box, _):
+        for seq in range(3):
+            offer(box, seq)
+        assert told == [0, 1]
+
+
+class Successors(RuleBasedStateMachine):
+    """An edge whose consumer dies again and again, and is followed by another; no frame is lost to the account."""
+
+    @initialize(
+        delivery=st.sampled_from([latest, drop_oldest(3), reliable(1), reliable(4)]),
+        resends=st.booleans(),
+        credit=st.integers(1, 4),
+    )
+    def begin(self, delivery: Delivery, resends: bool, credit: int) -> None:
+        self.box, self.page = make(delivery, resends=resends)
+        self.keeps = resends and delivery.kind == "reliable"
+        self.credit = credit
+        self.seq = self.turn = 0
+        self.begun: Counter[int] = Counter()
+        self.settled: Counter[int] = Counter()
+        self.lane: deque[Sent] = deque()
+        self.box.offer(control(Kind.FORMAT))
+        self.meets_the_next()
+
+    def meets_the_next(self) -> None:
+        self.lane.clear()
+        self.last_place = self.finished = self.done = 0
+        self.has_format = False
+        self.before = -1
+        self.box.grant(self.credit)
+        self.sends()
+
+    # --- the producer ---
+
+    @precondition(lambda self: self.box.has_room)
+    @rule()
+    def offers(self) -> None:
+        seq = self.seq
+        self.seq += 1
+        self.box.offer(data(seq, turn=self.turn, origin=lambda: self.settled.update([seq])))
+        self.sends()
+
+    @rule()
+    def interrupts(self) -> None:
+        self.turn += 1
+        self.box.interrupt(control(Kind.INTERRUPT, self.seq, self.turn))
+        self.sends()
+
+    def sends(self) -> None:
+        self.lane.extend(take_all(self.box))
+
+    # --- the consumer ---
+
+    @precondition(lambda self: self.lane)
+    @rule()
+    def takes_one(self) -> None:
+        """It begins with a frame; where an interruption has come, it drops what waits in front of that."""
+        turns = [sent.header.turn for sent in self.lane if sent.header.kind == Kind.INTERRUPT]
+        place, header = self.lane.popleft()
+        assert place == self.last_place + 1
+        self.last_place = place
+        if header.kind == Kind.FORMAT:
+            self.has_format = True
+        elif header.kind < 16:
+            assert self.has_format  # whoever follows is told the format first
+            assert header.seq > self.before
+            self.before = header.seq
+            self.done += 1
+            if turns and header.turn < max(turns):
+                self.page.drop("interrupted", by_consumer=True)
+            else:
+                self.page.words[Edge.DELIVERED] += 1
+            self.begun[header.seq] += 1
+        self.finished = place
+
+    @rule()
+    def tells(self) -> None:
+        """Credit is told for many frames at once, and later than they are done."""
+        self.box.acknowledge(self.finished, self.done + self.credit)
+        self.sends()
+
+    @rule()
+    def dies_and_is_followed(self) -> None:
+        self.box.begin_epoch(control(Kind.FORMAT))
+        self.meets_the_next()
+
+    # --- what always holds ---
+
+    @invariant()
+    def the_account_is_exact(self) -> None:
+        words = self.page.words
+        under_way = sum(sent.header.kind < 16 for sent in self.lane)
+        told = words[Edge.PUBLISHED] + words[Edge.DUPLICATES]
+        assert told == words[Edge.DELIVERED] + sum(self.page.dropped().values()) + under_way + self.box.waiting
+
+    @invariant()
+    def only_what_was_begun_twice_is_a_duplicate(self) -> None:
+        assert self.page.words[Edge.DUPLICATES] >= sum(count - 1 for count in self.begun.values() if count > 1)
+        assert self.keeps or not self.page.words[Edge.DUPLICATES]
+
+    @invariant()
+    def nothing_is_settled_twice(self) -> None:
+        assert set(self.settled.values()) <= {1}
+
+    def teardown(self) -> None:
+        if not hasattr(self, "box"):
+            return
+        try:
+            self.comes_to_rest()
+        finally:
+            self.page.close()
+
+    def comes_to_rest(self) -> None:
+        self.tells()
+        while self.lane:
+            self.takes_one()
+            self.tells()
+        self.the_account_is_exact()
+        assert self.box.is_settled
+        if self.keeps:
+            assert self.page.words[Edge.DUPLICATES] == sum(count - 1 for count in self.begun.values() if count > 1)
+            assert sum(self.page.dropped().values()) == self.page.dropped().get("interrupted", 0)
+            assert set(self.settled) == set(range(self.seq))
+
+
+TestSuccessors = Successors.TestCase
+TestSuccessors.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, phases=[Phase.explicit, Phase.generate, Phase.shrink]
+)

@@ -21,7 +21,7 @@ from rmbus.errors import FormatError, ProtocolError
 from rmbus.formats import Audio, Encoded, Video
 from rmbus.layouts import PIXELS, SAMPLES
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, decode, encode, read_only_advice
-from rmbus.protocol.frames import Header, decode_header, encode_header
+from rmbus.protocol.frames import Header, decode_frames, encode_frame, join_frames
 
 
 def _across(frame: Frame, format: Any = None) -> Any:
@@ -29,7 +29,9 @@ def _across(frame: Frame, format: Any = None) -> Any:
     kind, extra, payload = encode(frame)
     base = frame.time_base
     header = Header(kind, frame.seq, 0, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
-    return decode(decode_header(encode_header(header)), bytes(payload), format or frame.format, topic="p/n/o")
+    ((_, read, content),) = decode_frames(join_frames([encode_frame(header, payload)]))
+    assert isinstance(content, bytes)
+    return decode(read, content, format or frame.format, topic="p/n/o")
 
 
 def _picture(pixels: str, width: int = 16, height: int = 8) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 import tracemalloc
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -44,14 +45,35 @@ HEADERS = st.builds(
     captured_ns=st.integers(0, 2**64 - 1),
     extra=VALUES,
 )
+PLACES = st.builds(
+    frames.Place,
+    segment=st.integers(0, 2**64 - 1),
+    offset=st.integers(0, 2**64 - 1),
+    size=st.integers(0, limits.MAX_PAYLOAD_BYTES),
+)
+ENTRIES = st.builds(
+    frames.Entry,
+    ticket=st.integers(0, limits.TICKETS),
+    header=HEADERS,
+    payload=st.one_of(st.binary(max_size=40), st.integers(0, limits.MAX_PAYLOAD_BYTES), PLACES),
+)
 START = messages.Start("0123456789abcdef", 1, "edges", "demo:Edges", inputs=["in"], topics={"out": "demo/edges"})
 SEEDS = [
-    frames.encode_header(frames.Header(1, 5, 0, 1001, 30000, 1001, 1_700_000_000_000_000_000)),
-    frames.encode_header(frames.Header(17, 0, extra={"kind": "video", "pixels": "rgb24", "width": 2, "height": 2})),
+    frames.join_frames(
+        [
+            frames.encode_frame(
+                frames.Header(17, 0, extra={"kind": "video", "pixels": "gray", "width": 2, "height": 2})
+            ),
+            frames.encode_frame(frames.Header(1, 5, 0, 1001, 30000, 1001, 1_700_000_000_000_000_000), b"abcd"),
+            frames.encode_frame(frames.Header(1, 6), 691_200),
+            frames.with_ticket(frames.encode_frame(frames.Header(1, 7), frames.Place(7, 692_224, 691_200)), 300),
+        ]
+    ),
     messages.encode(START, 3),
     messages.encode(messages.Link("s", 0, bytes(16), 0, "out", 1, "in"), 4),
     messages.encode(messages.Ok({"edges": [{"latency": {140: 3}}]}), 5),
-    b"".join(bytes(part) for part in lane.encode(lane.Message(3, 7, b"header", b"payload"))),
+    messages.encode(messages.Segment("out", 7, 4, 692_224, 0)),
+    b"".join(bytes(part) for part in lane.encode(lane.Message(3, 7, b"body", b"payload"))),
     manifest.Manifest("demo:Edges", "cpython-3.11", (manifest.FileEntry("a.py", "0" * 64, 3),)).encode(),
 ]
 
@@ -62,7 +84,7 @@ def _anything(value: bytes) -> None:
 
 READERS: list[Callable[[bytes], object]] = [
     _anything,
-    frames.decode_header,
+    frames.decode_frames,
     messages.decode,
     manifest.decode_manifest,
     lane.unpack_grant,
@@ -116,10 +138,18 @@ def test_any_msgpack(value: object) -> None:
     read_everything(msgpack.packb(value, use_bin_type=True))
 
 
-@given(st.lists(ODD_VALUES, min_size=7, max_size=10))
-def test_any_header(elements: list[object]) -> None:
-    """Arrays that are a header in shape alone."""
-    read_everything(msgpack.packb(elements))
+@given(st.lists(ODD_VALUES, min_size=9, max_size=11), st.integers(0, 2))
+def test_any_frames(elements: list[object], count: int) -> None:
+    """Arrays that are frames in shape alone."""
+    read_everything(msgpack.packb([elements] * count))
+
+
+@given(ENTRIES, st.integers(0, 9), ODD_VALUES)
+def test_frames_with_one_element_that_may_be_anything(entry: frames.Entry, place: int, value: object) -> None:
+    """Frames as they should be, but for one of their elements."""
+    elements = [entry.ticket, *entry.header, entry.payload]
+    elements[place] = value
+    read_everything(msgpack.packb([elements]))
 
 
 @given(st.sampled_from(sorted(messages.tags())), st.data())
@@ -144,10 +174,31 @@ def test_any_topic(name: str, other: str) -> None:
 # --- there and back -------------------------------------------------------------------------------------------------
 
 
-@given(HEADERS)
-def test_headers_there_and_back(header: frames.Header) -> None:
-    """What was written is what is read, except that a reader refuses what nests too deep."""
-    assert repr(frames.decode_header(frames.encode_header(header))) == repr(_plain(header))
+@given(st.lists(ENTRIES, min_size=1, max_size=20))
+def test_frames_there_and_back(entries: list[frames.Entry]) -> None:
+    """What was written is what is read, whatever the ticket, wherever the payload."""
+    body = frames.join_frames([written(entry) for entry in entries])
+    assert repr(frames.decode_frames(body)) == repr([_plain(entry) for entry in entries])  # as text, for NaN is not NaN
+
+
+@given(ENTRIES)
+def test_a_ticket_changes_nothing_else(entry: frames.Entry) -> None:
+    """A frame is encoded once for all its edges; each puts its own ticket in front."""
+    frame = frames.encode_frame(entry.header, entry.payload)
+    one, other = (frames.decode_frames(frames.join_frames([frames.with_ticket(frame, t)]))[0] for t in (1, 448))
+    assert (one.ticket, other.ticket) == (1, 448)
+    assert repr(one[1:]) == repr(other[1:])
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, limits.MAX_FRAMES])
+def test_as_many_frames_as_a_message_holds(count: int) -> None:
+    """Every length of the array is read; one more than the limit is neither written nor read."""
+    frame = frames.encode_frame(frames.Header(4, 0), b"x")
+    assert len(frames.decode_frames(frames.join_frames([frame] * count))) == count
+    with pytest.raises(IndexError):
+        frames.join_frames([frame] * (limits.MAX_FRAMES + 1))
+    with pytest.raises(MalformedFrame, match="1 to 256"):
+        frames.decode_frames(b"\xdc\x01\x01" + frame * (limits.MAX_FRAMES + 1))
 
 
 @given(
@@ -156,12 +207,18 @@ def test_headers_there_and_back(header: frames.Header) -> None:
     st.binary(max_size=400),
     st.one_of(st.binary(max_size=400), st.integers(65_530, 65_545).map(bytes)),
 )
-def test_lane_messages_there_and_back(kind: lane.Type, number: int, header: bytes, payload: bytes) -> None:
-    """What was written is what is read, and only a large payload is a part of its own."""
-    parts = lane.encode(lane.Message(kind, number, header, payload))
-    assert len(parts) == (2 if len(payload) > limits.INLINE_BYTES else 1)
+def test_lane_messages_there_and_back(kind: lane.Type, number: int, body: bytes, payload: bytes) -> None:
+    """What was written is what is read; a payload is a part of its own, and nothing else is."""
+    parts = lane.encode(lane.Message(kind, number, body, payload))
+    assert len(parts) == (2 if payload else 1)
     read = lane.decode([memoryview(part) for part in parts])
-    assert (read.type, read.number, read.header, bytes(read.payload)) == (kind, number, header, payload)
+    assert (read.type, read.number, bytes(read.body), bytes(read.payload)) == (kind, number, body, payload)
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(max_size=9))
+def test_grants_there_and_back(grant: int, behind: bytes) -> None:
+    """What was written is what is read, whatever follows."""
+    assert lane.unpack_grant(lane.pack_grant(grant) + behind) == grant
 
 
 @given(st.dictionaries(st.text(max_size=10), VALUES, max_size=6), st.integers(0, limits.MAX_ID))
@@ -173,8 +230,12 @@ def test_control_messages_there_and_back(value: dict[str, Any], number: int) -> 
     assert repr(read.value) == repr(value)  # compared as text, for a NaN is not itself
 
 
-def _plain(header: frames.Header) -> frames.Header:
-    return header._replace(kind=int(header.kind))
+def written(entry: frames.Entry) -> bytes:
+    return frames.with_ticket(frames.encode_frame(entry.header, entry.payload), entry.ticket)
+
+
+def _plain(entry: frames.Entry) -> frames.Entry:
+    return entry._replace(header=entry.header._replace(kind=int(entry.header.kind)))
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
@@ -191,23 +252,65 @@ def allocating_at_most(size: int) -> Generator[None]:
     assert peak < size
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param(b"\xdd\x00\x00\x27\x10" * 1000, id="arrays in each other that announce 10000 elements"),
-        pytest.param(b"\xdd\x00\x01\x86\xa0" * 1000, id="arrays in each other that announce 100000 elements"),
-        pytest.param(b"\xdc\xff\xff" * 21_000, id="arrays in each other that announce 65535 elements"),
-        pytest.param(b"\xdf\xff\xff\xff\xff", id="a map that announces 4 billion"),
-        pytest.param(b"\xc6\xff\xff\xff\xff", id="bytes that announce 4 GB"),
-        pytest.param(b"\xc9\xff\xff\xff\xff\x05", id="an extension that announces 4 GB"),
-        pytest.param(b"\xdc\x27\x10" + b"\x80" * 10_000, id="10000 empty maps"),
-    ],
-)
+HOSTILE = [
+    pytest.param(b"\xdd\x00\x00\x27\x10" * 1000, id="arrays in each other that announce 10000 elements"),
+    pytest.param(b"\xdd\x00\x01\x86\xa0" * 1000, id="arrays in each other that announce 100000 elements"),
+    pytest.param(b"\xdc\x27\x10" * 54_000, id="as many such arrays as a message of a lane holds"),
+    pytest.param(b"\xdc\xff\xff" * 21_000, id="arrays in each other that announce 65535 elements"),
+    pytest.param(b"\xdc\x27\x10" + b"\xdc\x27\x10" * 10_000, id="arrays side by side that announce 10000 elements"),
+    pytest.param(b"\x81\x01" * 1000 + b"\xc0", id="a thousand maps in each other"),
+    pytest.param(b"\xdf\xff\xff\xff\xff", id="a map that announces 4 billion"),
+    pytest.param(b"\xc6\xff\xff\xff\xff", id="bytes that announce 4 GB"),
+    pytest.param(b"\xc9\xff\xff\xff\xff\x05", id="an extension that announces 4 GB"),
+    pytest.param(b"\xdc\x27\x10" + b"\x80" * 10_000, id="10000 empty maps"),
+    pytest.param(b"\xdc\x27\x10" + (b"\x9f" + b"\x80" * 15) * 10_000, id="150000 empty maps"),
+    pytest.param(b"\x91\x9a" + b"\x91" * 1000 + b"\xc0" + b"\x00" * 9, id="a ticket deeper than Python recurses"),
+    pytest.param(b"\x91\x9a\x00\xff\x00\x00" + b"\x91" * 1000 + b"\xc0" + b"\x01" * 5, id="a pts as deep"),
+    pytest.param(b"\xdc\x01\x00" + (b"\x9a" + b"\x91" * 600 + b"\xc0" + b"\x00" * 9) * 256, id="256 deep frames"),
+    pytest.param(b"\xdc\x01\x00" + (b"\x9a" + b"\xc4\xff" + bytes(255) + b"\x00" * 9) * 256, id="256 frames of bytes"),
+]
+"""What makes an honest reader of msgpack take up room or time; no message of it is as specified."""
+
+
+@pytest.mark.parametrize("value", HOSTILE)
 def test_what_a_message_announces_is_not_allocated(value: bytes) -> None:
     """A few kilobytes do not make a reader take up more than some megabytes."""
-    for read in (frames.decode_header, messages.decode):
+    for read in (frames.decode_frames, messages.decode):
         with allocating_at_most(100 << 20), pytest.raises(ProtocolError):
             read(value)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_the_work_is_bounded_by_the_size(value: bytes) -> None:
+    """However the bytes are put together, a reader makes no more calls than a few for each of them."""
+    for read in (frames.decode_frames, messages.decode):
+        assert calls(read, value) < 8 * len(value) + 2000
+
+
+def test_frames_cost_what_they_are_long() -> None:
+    """A full message of well-formed frames takes a few calls for each of them, however much rides in it."""
+    frame = frames.encode_frame(frames.Header(4, 0), bytes(500))
+    whole = frames.join_frames([frame] * limits.MAX_FRAMES)
+    assert len(whole) < limits.MAX_LANE_BYTES
+    assert calls(frames.decode_frames, whole) < 40 * limits.MAX_FRAMES
+    with allocating_at_most(4 * len(whole)):
+        frames.decode_frames(whole)
+
+
+def calls(read: Callable[[bytes], object], value: bytes) -> int:
+    """Count the calls, of Python and of C, that reading takes: a measure of time that no machine changes."""
+    counted = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        refusal(read, value)
+    finally:
+        sys.setprofile(None)
+    return counted
 
 
 def test_a_number_is_not_turned_into_that_many_bytes() -> None:
@@ -220,7 +323,7 @@ def test_a_number_is_not_turned_into_that_many_bytes() -> None:
 def test_a_message_over_its_limit_is_not_even_read() -> None:
     """Size is asked first, for each kind of message; what is just within passes that question."""
     for read, limit in (
-        (frames.decode_header, limits.MAX_HEADER_BYTES),
+        (frames.decode_frames, limits.MAX_LANE_BYTES),
         (messages.decode, limits.MAX_CONTROL_BYTES),
         (manifest.decode_manifest, manifest.MAX_MANIFEST_BYTES),
     ):
@@ -243,20 +346,33 @@ def test_a_payload_over_its_limit_is_refused_both_ways() -> None:
                 lane.decode([prefix, allowed]).payload.release()  # type: ignore[union-attr]  # a view
 
 
+def test_a_body_over_its_limit_is_refused_both_ways() -> None:
+    """What is just within the limit passes, with its prefix counted."""
+    most = limits.MAX_LANE_BYTES - lane.PREFIX_BYTES
+    (whole,) = lane.encode(lane.Message(5, 1, bytes(most)))
+    assert len(lane.decode([memoryview(whole)]).body) == most
+    with pytest.raises(TooLarge, match="163841"):
+        lane.encode(lane.Message(5, 1, bytes(most + 1)))
+    with pytest.raises(TooLarge, match="163841"):
+        lane.decode([memoryview(bytes(whole) + b"x")])
+
+
 def test_nothing_is_written_that_nobody_reads() -> None:
     """A writer refuses what is over a limit or cannot be written, with an error that says so."""
     with pytest.raises(TooLarge, match="header"):
-        frames.encode_header(frames.Header(17, 0, extra=bytes(limits.MAX_HEADER_BYTES)))
-    with pytest.raises(TooLarge, match="header"):
-        lane.encode(lane.Message(3, 1, bytes(limits.MAX_HEADER_BYTES + 1)))
+        frames.encode_frame(frames.Header(17, 0, extra=bytes(limits.MAX_HEADER_BYTES)))
+    for payload in (bytes(limits.INLINE_BYTES), limits.MAX_PAYLOAD_BYTES, frames.Place(1, 2, 3)):
+        assert frames.encode_frame(frames.Header(1, 0), payload)  # the payload is not the header's
     with pytest.raises(TooLarge, match="'log' message"):
         messages.encode(messages.Log("s", 0, ["x" * limits.MAX_CONTROL_BYTES]))
     with pytest.raises(MalformedFrame, match="cannot travel"):
-        frames.encode_header(frames.Header(1, 0, pts=2**64))
+        frames.encode_frame(frames.Header(1, 0, pts=2**64))
     with pytest.raises(MalformedFrame, match="cannot travel"):
-        frames.encode_header(frames.Header(1, 0, extra=object()))
+        frames.encode_frame(frames.Header(1, 0, extra=object()))
     with pytest.raises(MalformedFrame, match="number"):
         lane.encode(lane.Message(3, 2**64, b""))
+    with pytest.raises(MalformedFrame, match="type 256"):
+        lane.encode(lane.Message(256, 1, b""))
     with pytest.raises(MalformedFrame, match="grant"):
         lane.pack_grant(-1)
     with pytest.raises(MalformedFrame, match="session"):

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from rmbus.errors import ProtocolError, UnsupportedVersion
-from rmbus.protocol import messages
+from rmbus.protocol import lane, messages
 from rmbus.protocol.topics import check_pattern, check_topic, matches
 from rmbus.protocol.version import negotiate
 
@@ -30,7 +30,12 @@ def _load_script() -> ModuleType:
 
 
 vectors: Any = _load_script()
-READERS = {"header": vectors.read_header, "lane": vectors.read_lane, "control": vectors.read_control}
+READERS = {
+    "frames": vectors.read_frames,
+    "lane": vectors.read_lane,
+    "grant": lambda parts: lane.unpack_grant(parts[0]),
+    "control": vectors.read_control,
+}
 
 
 def cases(*names: str) -> list[Any]:
