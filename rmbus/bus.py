@@ -22,10 +22,8 @@ from rmbus.runtime.events import EventIntake
 from rmbus.runtime.inlet import Inlet
 from rmbus.runtime.loans import model_of
 from rmbus.runtime.outlet import Outlet
+from rmbus.runtime.outputs import END_S
 from rmbus.transport.security import Connection
-
-END_S: Final = 2.0
-"""How long those who read a topic have to finish with it when its publisher is closed."""
 
 ENCODED_FRAMES: Final = 8
 """How many frames of encoded video wait for a reader that has chosen no delivery."""

@@ -96,7 +96,7 @@ class InputLink:
             self._epoch = epoch
             self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
         self.lane = lane_end
-        lane_end.send(lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(self._credit)))
+        self._answer(lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(self._credit)))
 
     def receive(self, message: lane.Message) -> list[Arrival]:
         """Take frames off the lane.

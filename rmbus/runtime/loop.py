@@ -17,11 +17,12 @@ from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
-from rmbus.protocol.frames import Kind
+from rmbus.protocol.frames import Header, Kind
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.runtime.outputs import OutputPort
+from rmbus.runtime.outputs import END_S, OutputPort
 from rmbus.stamps import memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
@@ -37,6 +38,9 @@ LOOK_NS: Final = 200_000
 
 TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
+
+_GONE: Final = 0
+"""The place of an end of stream that did not come by the lane: its producer is gone."""
 
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
@@ -153,14 +157,14 @@ class NodeLoop:
             port, link, end = self._watched.pop(message.edge)
             self.reactor.remove(end.source)
             end.close()
-            port.drop(link, message.reason)
+            if link in port.links:  # else it had its time before
+                port.drop(link, message.reason)
             return
         for each in self._inputs:
-            if each.edge == message.edge and not each.ended:
-                if each.topic:
-                    sys.stderr.write(f"rmbus: topic {each.topic} has ended: its publisher is gone\n")
-                each.ended = True
-                self._invoker.ended(each.port)
+            if each.edge == message.edge:
+                while isinstance(each.lane, FastLane) and self._read_fast(each, each.lane):
+                    continue  # what it had sent before is still good
+                self._inbox.append(Arrival(each, Header(Kind.EOS, 0), _GONE, None))
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -283,12 +287,15 @@ class NodeLoop:
                 self._finish()
             return
         kind = arrival.header.kind
-        if kind == Kind.EOS:
+        if kind == Kind.EOS and not link.ended:
+            if link.topic and arrival.place == _GONE:
+                sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
             link.ended = True
             self._invoker.ended(link.port)
         elif kind == Kind.ERROR:
             raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
-        self._credit(arrival)
+        if arrival.place != _GONE:
+            self._credit(arrival)
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None
@@ -340,7 +347,14 @@ class NodeLoop:
         self._ended = True
         for port in self._ports.values():
             port.control(Kind.EOS)
+        self.reactor.call_later(END_S, self._leave_topics)
         return True
+
+    def _leave_topics(self) -> None:
+        """Those who read outputs as topics have had their time; consumers of the session are waited for."""
+        for port, link, _ in self._watched.values():
+            if link.edge >= FIRST_TOPIC_EDGE and link in port.links:
+                port.leave(link)
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 
@@ -360,23 +374,24 @@ class NodeLoop:
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
 
-    def _read_fast(self, link: InputLink, end: FastLane) -> None:
-        """Take one message off a fast lane."""
+    def _read_fast(self, link: InputLink, end: FastLane) -> bool:
+        """Take one message off a fast lane; whether there was one."""
         try:
             message = end.receive()
         except Closed:
             self.reactor.remove(end.source)
             end.close()
             link.lane = None
-            return
+            return False
         if message is None:
-            return
+            return False
         if message.type == lane.Type.FRAMES and link.lane is not None:
             self._arrive(link, message)
         elif message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
         else:
             raise Broken(f"input {link.port!r}: a lane message of type {message.type} on its fast lane")
+        return True
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):

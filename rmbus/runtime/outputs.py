@@ -18,6 +18,9 @@ from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
 
+END_S: Final = 2.0
+"""How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
+
 _tuple: Final = tuple.__new__
 
 
