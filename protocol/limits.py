@@ -31,6 +31,9 @@ MAX_ID: Final = (1 << 63) - 1
 MAX_NUMBER: Final = (1 << 31) - 1
 """The number of a node or an edge in its session, and the n of a delivery."""
 
+FIRST_TOPIC_EDGE: Final = 1 << 30
+"""Edges from a topic to its readers are numbered from here on: a node may have them beside those of its session."""
+
 MAX_NAME_BYTES: Final = 255
 """The name of a node or a port, in UTF-8."""
 

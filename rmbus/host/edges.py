@@ -8,19 +8,17 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
 from rmbus.host.peers import FarEnd
 from rmbus.protocol import messages
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import fast_pair
 from rmbus.transport.reactor import Reactor
-
-FIRST_OF_TOPICS: Final = 1 << 30
-"""Edges from a topic to a subscriber are numbered from here on: a node may have them beside those of its session."""
 
 
 class HostedEdge:
@@ -121,7 +119,7 @@ class Wiring:
     def __init__(self, reactor: Reactor, memory_bytes: int) -> None:
         self.memory = Memory(reactor, self.readers, quota_bytes=memory_bytes)
         self._edges: list[HostedEdge] = []
-        self._numbers = itertools.count(FIRST_OF_TOPICS)
+        self._numbers = itertools.count(FIRST_TOPIC_EDGE)
 
     def readers(self, endpoint: End, port: str) -> Iterator[HostedEdge]:
         """Return the edges that begin at an output, and whose readers are there."""
@@ -212,7 +210,7 @@ class Wiring:
             else:
                 continue
             edge.is_cut = True
-            if edge.link.edge >= FIRST_OF_TOPICS:
+            if edge.link.edge >= FIRST_TOPIC_EDGE:
                 self.leave(edge)
         self.memory.ended(endpoint)
 

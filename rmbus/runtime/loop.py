@@ -18,10 +18,11 @@ from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.runtime.outputs import OutputPort
+from rmbus.runtime.outputs import END_S, OutputPort
 from rmbus.stamps import memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
@@ -162,7 +163,8 @@ class NodeLoop:
         port, link, end = self._watched.pop(message.edge)
         self.reactor.remove(end.source)
         end.close()
-        port.drop(link, message.reason)
+        if link in port.links:  # else it had its time before
+            port.drop(link, message.reason)
         self._memory.forget_readers(link.edge)
 
     def _without_producer(self, edge: int) -> None:
@@ -401,6 +403,13 @@ class NodeLoop:
         self._ended = True
         for port in self._ports.values():
             port.control(Kind.EOS)
+        self.reactor.call_later(END_S, self._leave_topics)
+
+    def _leave_topics(self) -> None:
+        """Those who read outputs as topics have had their time; consumers of the session are waited for."""
+        for port, link, _ in self._watched.values():
+            if link.edge >= FIRST_TOPIC_EDGE and link in port.links:
+                port.leave(link)
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 
@@ -420,8 +429,8 @@ class NodeLoop:
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
 
-    def _read_fast(self, link: InputLink, end: FastLane) -> None:
-        """Take one message off a fast lane."""
+    def _read_fast(self, link: InputLink, end: FastLane) -> bool:
+        """Take one message off a fast lane; whether there was one."""
         try:
             message = end.receive()
         except Closed:
@@ -447,6 +456,7 @@ class NodeLoop:
             link.mark(end, message.number)
         else:
             raise Broken(f"input {link.port!r}: a lane message of type {message.type} on its fast lane")
+        return True
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):

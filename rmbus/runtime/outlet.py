@@ -261,12 +261,10 @@ class Outlet:
             self._port.add(link, last=message.last)
 
     def _answered(self, link: OutputLink, end: FastLane) -> None:
-        """Take what a reader says; one that says what is no answer harms itself alone."""
+        """Take what a reader has said; one that says what is no answer harms itself alone."""
         try:
-            message = end.receive()
-            if message is None:
-                return
-            link.answered(message)
+            while (message := end.receive()) is not None:
+                link.answered(message)
         except Closed:
             self._reactor.remove(end.source)  # its host will say what has become of it
             return

@@ -19,6 +19,9 @@ from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
 from rmbus.values import Draft
 
+END_S: Final = 2.0
+"""How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
+
 _tuple: Final = tuple.__new__
 
 

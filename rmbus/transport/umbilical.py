@@ -127,7 +127,7 @@ class Umbilical:
                 continue
 
     def finish(self) -> None:
-        """Say nothing more: the other end hears that this one leaves, and this one may hear on until that leaves too."""
+        """Say nothing more: the other end hears that this one leaves, and this one hears on until that has left too."""
         with contextlib.suppress(OSError):  # the other end has gone first
             self._socket.shutdown(socket.SHUT_WR)
 

@@ -37,13 +37,13 @@ class Command:
         }
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Start `rmbus ARGUMENTS` in a process group of its own."""
         process = subprocess.Popen(
             [sys.executable, "-m", "rmbus.cli.main", *map(str, arguments)],
             cwd=self.folder,
             env=self.env,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -121,9 +121,7 @@ def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
     source, passed = f"made/{plan.number}", f"passed/{plan.number}"
     orders = {
         CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),
-        MIDDLE: Order(
-            "passer", {"forks_at": plan.forks(MIDDLE)}, inputs={"video": source}, outputs={"out": passed}
-        ),
+        MIDDLE: Order("passer", {"forks_at": plan.forks(MIDDLE)}, inputs={"video": source}, outputs={"out": passed}),
         PRODUCER: Order(
             "painter",
             {"stream": plan.number, "every_s": 0.001, "forks_at": plan.forks(PRODUCER)},
