@@ -429,8 +429,8 @@ class NodeLoop:
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
 
-    def _read_fast(self, link: InputLink, end: FastLane) -> bool:
-        """Take one message off a fast lane; whether there was one."""
+    def _read_fast(self, link: InputLink, end: FastLane) -> None:
+        """Take one message off a fast lane."""
         try:
             message = end.receive()
         except Closed:
@@ -456,7 +456,6 @@ class NodeLoop:
             link.mark(end, message.number)
         else:
             raise Broken(f"input {link.port!r}: a lane message of type {message.type} on its fast lane")
-        return True
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):
