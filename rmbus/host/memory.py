@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 QUOTA_BYTES: Final = 2 << 30
 """Shared memory of one process's own."""
 
+MAX_SEGMENTS: Final = 256
+"""Segments of one process: each is a descriptor of the host's, however small it is."""
+
 PATIENCE_S: Final = 1.0
 """How long consumers have to map a segment before its producer goes on without them."""
 
@@ -37,9 +40,9 @@ class Segment:
 
     Attributes:
         number: on this host. owner, port: whose it is. descriptor: the host's own.
-        is_mapped: whether its producer has mapped it. mapped: processes that have it.
+        is_mapped: whether its producer has mapped it. given: processes that were handed it. mapped: those that have it.
         outlets: outputs by which it may go on, each with its process; the owner's own port first.
-        waiting: processes that have it and have not yet said that they mapped it.
+        waiting: processes that were handed it and have not yet said that they mapped it.
     """
 
     number: int
@@ -48,6 +51,7 @@ class Segment:
     size: int
     descriptor: int
     is_mapped: bool = False
+    given: set[Endpoint] = attrs.field(factory=set[Endpoint])
     mapped: set[Endpoint] = attrs.field(factory=set[Endpoint])
     outlets: list[tuple[Endpoint, str]] = attrs.field(factory=list[tuple[Endpoint, str]])
     waiting: set[Endpoint] = attrs.field(factory=set[Endpoint])
@@ -104,6 +108,7 @@ class Memory:
             if segment.owner is endpoint:
                 self._drop(segment)
             else:
+                segment.given.discard(endpoint)
                 segment.mapped.discard(endpoint)
                 segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
                 if endpoint in segment.waiting:
@@ -120,8 +125,11 @@ class Memory:
 
     def _grow(self, endpoint: Endpoint, wish: messages.Grow) -> None:
         size = wish.slots * wish.slot_bytes
-        used = sum(segment.size for segment in self._segments.values() if segment.owner is endpoint)
+        own = [segment.size for segment in self._segments.values() if segment.owner is endpoint]
+        used = sum(own)
         try:
+            if len(own) >= MAX_SEGMENTS:
+                raise MemoryError(f"the process has {MAX_SEGMENTS} segments of shared memory, and may have no more")
             if used + size > self._quota_bytes:
                 raise MemoryError(
                     f"{used >> 20} MiB of shared memory and {size >> 20} more are over the process's "
@@ -149,6 +157,8 @@ class Memory:
             fcntl.fcntl(segment.descriptor, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
             self._hand_out(segment, endpoint, segment.port)
             return
+        if endpoint not in segment.given:
+            return  # who was never handed it has not mapped it, and must not hand it on
         segment.waiting.discard(endpoint)
         if message.problem:
             self._note(segment, endpoint, f"its consumer cannot map memory: {message.problem}")
@@ -160,7 +170,9 @@ class Memory:
     def _share(self, endpoint: Endpoint, wish: messages.Share) -> None:
         """A process sends on what it has received: its readers may see it where they are of the same session."""
         segment = self._segments.get(wish.segment)
-        if segment is None or endpoint not in segment.mapped or not endpoint.may_lend_on(segment.owner):
+        has_readers = any(edge.shares for edge in self._readers(endpoint, wish.port))
+        may = segment is not None and endpoint in segment.mapped and endpoint.may_lend_on(segment.owner)
+        if segment is None or not may or not has_readers:
             endpoint.worker.send(messages.Usable(wish.port, wish.segment, []))
             return
         if (endpoint, wish.port) not in segment.outlets:
@@ -175,7 +187,9 @@ class Memory:
             is_own = producer is segment.owner
             if edge.shares and consumer not in segment.mapped and (is_own or consumer.may_lend_on(segment.owner)):
                 lacking.add(consumer)
-        for consumer in lacking - segment.waiting:
+        lacking -= segment.given
+        for consumer in lacking:
+            segment.given.add(consumer)
             segment.waiting.add(consumer)
             consumer.worker.send(messages.Attach(segment.number, segment.size), [os.dup(segment.descriptor)])
         if lacking:
@@ -207,7 +221,7 @@ class Memory:
     def _drop(self, segment: Segment) -> None:
         del self._segments[segment.number]
         os.close(segment.descriptor)
-        for endpoint in segment.mapped | segment.waiting:
+        for endpoint in segment.given:
             endpoint.worker.send(messages.Detach(segment.number))
 
 
