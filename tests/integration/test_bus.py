@@ -801,7 +801,7 @@ def test_events(scripts: Scripts) -> None:
         for edge in account["edges"]:
             assert edge["published"] == edge["delivered"] + edge["in_flight"] + sum(edge["dropped"].values())
             assert edge["lane"].startswith("fast")
-    assert accounts[-1]["edges"][0]["published"] > accounts[0]["edges"][0]["published"] > 0
+    assert accounts[-1]["edges"][0]["published"] > accounts[0]["edges"][0]["published"]
     assert {node["name"] for node in accounts[-1]["nodes"]} == {"count", "double", "take"}
     assert accounts[-1]["edges"][1]["latency_p50_s"] > 0
 
