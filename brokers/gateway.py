@@ -217,7 +217,7 @@ class Gateway:
         if place not in self._dialed:
             curve = Curve(link.public.encode(), link.secret.encode(), link.peer_key.encode())
             dealer = open_socket(self._context, zmq.DEALER, curve=curve, network=True)
-            self._watch(dealer, lambda event: self._lost(self._dialed[place], link.peer))
+            self._watch(dealer, lambda event: self._lost(self._dialed[place], f"the gateway at {link.peer}"))
             dealer.connect(link.peer)
             self._dialed[place] = Peer(dealer)
             self._reactor.add(dealer, lambda: self._from_peer(dealer))

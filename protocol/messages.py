@@ -149,13 +149,18 @@ class Started(Message):
 class Link(Message):
     """Join two ports by an edge; one of them may be on another host, and then `peer` says how to reach it.
 
+    Two hosts of one user on one machine meet: the producer's connects to the consumer's, which is told first. Others
+    are joined by their gateways, of which one dials the other.
+
     Attributes:
         edge: its number, unique in the session.
         fast, shared: whether the fast lane and shared memory may be used where both nodes are on one machine.
         token: proves on the lane that a connection is this edge's.
         producer, consumer: number of the node, or -1 where it is on the other host.
+        meet: whether the hosts meet. apart: why they do not, in words.
         dial: whether this host's gateway makes the connection; else it waits for it.
-        peer: the other gateway's endpoint; `peer_key` its key, `public` and `secret` the client's pair.
+        peer: the other gateway's endpoint; `peer_key` its key, `public` and `secret` the client's pair. For the
+            producer's host of two that meet the path of the other's `host.sock`, and `secret` is what it shows there.
     """
 
     session: str = attrs.field(validator=fields.session)
@@ -170,6 +175,8 @@ class Link(Message):
     credit: int = attrs.field(default=DEFAULT_CREDIT, validator=_credit)
     fast: bool = True
     shared: bool = True
+    meet: bool = False
+    apart: str = ""
     dial: bool = False
     peer: str = ""
     peer_key: str = ""
@@ -451,6 +458,46 @@ class Join(Message):
     delivery: str = attrs.field(default="drop_oldest", validator=fields.one_of("latest", "drop_oldest"))
     n: int = attrs.field(default=8, validator=_frames)
     last: bool = False
+
+
+# --- host to host, where two of one user meet on one machine ---------------------------------------------------------
+#
+# The producer's host connects to `host.sock` of the consumer's. The id of a message is that of its edge there: the one
+# who connects counts them, from 2 up; 1 is `meet`. What else is said is what a host and its nodes say on an umbilical:
+# `attach`, `detach`, `mapped`, `gone`, of one edge each.
+
+
+@_message("meet")
+class Meet(Message):
+    """The first message of a host that has connected; answered by `ok {"host": name}` or `refused`.
+
+    Attributes:
+        token: of the other's connection file. host: what this one is called. versions: as in `hello`.
+    """
+
+    token: str = attrs.field(repr=False, validator=fields.key)
+    host: str = attrs.field(validator=fields.name)
+    versions: tuple[int, int]
+
+
+@_message("claim")
+class Claim(Message):
+    """The producer of an edge is here, which waits at the other host. Answered by `offer` or `refused`."""
+
+    session: str = attrs.field(validator=fields.session)
+    edge: int = attrs.field(validator=_number)
+    token: bytes = attrs.field(repr=False, validator=fields.token)
+
+
+@_message("offer")
+class Offer(Message):
+    """What a claimed edge begins with, as places among the descriptors. Answered by `ok`: it is up; or `refused`."""
+
+    page: int
+    lane: int
+
+
+# --- node to host, on the umbilical, again: memory -------------------------------------------------------------------
 
 
 @_message("grow")

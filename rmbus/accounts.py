@@ -23,7 +23,8 @@ class Accounts:
     """The accounts of a session at one moment.
 
     Attributes:
-        edges: by the edge's number; two for an edge between two hosts, each of which knows its end.
+        edges: by the edge's number; two for an edge between two gateways, each of whose hosts knows its end. Hosts that
+            have met read one and the same page: of what they tell, the latest counts.
         nodes: by the node's number.
     """
 
@@ -33,7 +34,11 @@ class Accounts:
     def add(self, told: Mapping[str, Any]) -> None:
         """Take in what one host tells."""
         for account in told["edges"]:
-            self.edges.setdefault(account["edge"], []).append(account)
+            sides = self.edges.setdefault(account["edge"], [])
+            if sides and account.get("met"):
+                sides[0] = _latest(sides[0], account)
+            else:
+                sides.append(account)
         self.nodes.update({account["node"]: account for account in told["nodes"]})
 
     @property
@@ -115,6 +120,17 @@ def inline_report(result: InlineResult) -> Report:
     sources = {edge.name.split(".")[0] for edge in result.edges}
     frames = sum(node.frames_in for node in nodes if node.name not in sources)
     return Report(nodes, edges, result.seconds, frames)
+
+
+def _latest(one: Account, other: Account) -> Account:
+    """Return that of two accounts of one page which was taken later: its counters never fall."""
+    ends = {key: max(one[key], other[key]) for key in ("producer", "consumer")}  # each knows the number of its own
+    latest = one if _counted(one) > _counted(other) else other
+    return {**latest, **ends}
+
+
+def _counted(account: Account) -> int:
+    return int(account["published"] + account["delivered"] + sum(account["dropped"].values()))
 
 
 def _most(sides: Sequence[Account], key: str) -> int:

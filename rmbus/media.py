@@ -336,8 +336,8 @@ def read_only_advice(error: BaseException) -> str | None:
 # --- the wire -------------------------------------------------------------------------------------------------------
 
 
-def encode(frame: Frame) -> tuple[Kind, Any, Buffer]:
-    """Return the kind, the header's `extra` and the payload of a frame. Pictures and sound are not copied.
+def encode(frame: Frame) -> tuple[Kind, Any, Buffer | values.Draft]:
+    """Return the kind, the header's `extra` and the payload of a frame, of which nothing is copied.
 
     Raises:
         FormatError: the value of a Data cannot travel.
@@ -373,12 +373,14 @@ def bare(frame: Frame) -> Frame:
     return frame
 
 
-def settled(frame: Frame, payload: Buffer) -> Buffer:
+def settled(frame: Frame, payload: Buffer | values.Draft) -> Buffer:
     """Return the payload of a frame as nobody can change it any more: a copy, where its maker still holds the array.
 
     Frames wait in mailboxes while the node goes on, and it may well draw the next picture into the same array.
     """
-    if isinstance(frame, VideoFrame | AudioFrame) and layouts.is_writable(frame.array):
+    if isinstance(payload, values.Draft) or (
+        isinstance(frame, VideoFrame | AudioFrame) and layouts.is_writable(frame.array)
+    ):
         return bytes(payload)
     return payload
 

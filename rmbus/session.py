@@ -158,9 +158,10 @@ class Session:
             if left <= 0:
                 raise TimeoutError(f"the pipeline has not ended within {timeout_s:g} s; it goes on")
             self._watch(left)
-        self._finish(self._cut_short)
-        if self._cut_short is not None:
-            raise self._cut_short
+        cut_short = self._cut_short or (self._secondary[0] if self._secondary else None)
+        self._finish(cut_short)
+        if cut_short is not None:
+            raise cut_short
         return self.report()
 
     def stop(self, timeout_s: float = 30.0) -> Report:
@@ -331,6 +332,29 @@ class Session:
         if producer.place == consumer.place:
             self._clients[producer.place].ask(link, messages.Ok)
             return
+        apart = self._meet(link, self._clients[producer.place], self._clients[consumer.place])
+        if apart is not None:
+            self._bridge(edge, attrs.evolve(link, apart=apart))
+
+    def _meet(self, link: messages.Link, producer: HostClient, consumer: HostClient) -> str | None:
+        """Let the two hosts of an edge meet on this machine; return why they do not, "" where they are on two."""
+        door = consumer.connection.host_socket
+        if door is None or producer.connection.host_socket is None:
+            return ""
+        if not self._fast:
+            return "fast=False"
+        consumer.ask(attrs.evolve(link, producer=-1, meet=True), messages.Ok)
+        token = consumer.connection.token
+        going = attrs.evolve(link, consumer=-1, meet=True, peer=str(door), secret=token)
+        try:
+            producer.ask(going, messages.Ok)
+        except HostError as error:
+            return str(error)
+        return None
+
+    def _bridge(self, edge: PlannedEdge, link: messages.Link) -> None:
+        """Join an edge between two hosts by their gateways."""
+        producer, consumer = edge.producer, edge.consumer
         ends = {producer.place: attrs.evolve(link, consumer=-1), consumer.place: attrs.evolve(link, producer=-1)}
         listens = {place: bool(self._clients[place].welcome.gateway) for place in ends}
         caller = dialer(producer.place, consumer.place, listens)
@@ -376,7 +400,7 @@ class Session:
                 self._drain_for(client, message.reason)
             elif isinstance(message, messages.PeerLost):
                 names = ", ".join(edge.name for edge in self._plan.edges if edge.number in message.edges)
-                lost = f"the connection between the gateways of {client.name} and {message.peer} was lost"
+                lost = f"the connection of {client.name} to {message.peer} was lost"
                 error = HostError(lost + (f", which carried {names}" if names else ""), host=client.name)
                 self._secondary = self._secondary or (error, time.monotonic())  # a host that is lost tells more
             self._changed.notify_all()

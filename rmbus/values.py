@@ -27,7 +27,30 @@ _MAX_AXES = 32
 _REFUSED = (TypeError, ValueError, OverflowError, RecursionError)
 
 
-def dump(value: object) -> tuple[int | None, Buffer]:
+class Draft:
+    """A payload with arrays in it that is not written yet, so that it can be written where it is wanted."""
+
+    def __init__(self, head: bytes, arrays: list[_Array], places: list[int]) -> None:
+        self._head, self._arrays, self._places = head, arrays, places
+        self._start = _aligned(len(head))
+
+    def __len__(self) -> int:
+        return self._start + self._places[-1]
+
+    def __bytes__(self) -> bytes:
+        whole = bytearray(len(self))
+        self.write(memoryview(whole))
+        return bytes(whole)
+
+    def write(self, into: memoryview) -> None:
+        """Write the payload, as many bytes as it is long; what lies between its arrays is left as it is."""
+        head, start = self._head, self._start
+        into[: len(head)] = head
+        for array, place in zip(self._arrays, self._places, strict=False):
+            into[start + place : start + place + array.nbytes] = array.reshape(-1).view(np.uint8).data
+
+
+def dump(value: object) -> tuple[int | None, bytes | Draft]:
     """Return how many bytes of the payload are msgpack, None for all of them, and the payload.
 
     Raises:
@@ -50,12 +73,7 @@ def dump(value: object) -> tuple[int | None, Buffer]:
         raise FormatError(_blame(value, str(error))) from error
     if not arrays:
         return None, head
-    start = _aligned(len(head))
-    payload = bytearray(start + places[-1])
-    payload[: len(head)] = head
-    for array, place in zip(arrays, places, strict=False):
-        payload[start + place : start + place + array.nbytes] = array.reshape(-1).view(np.uint8).data
-    return len(head), payload
+    return len(head), Draft(head, arrays, places)
 
 
 def load(length: object, payload: Buffer) -> object:

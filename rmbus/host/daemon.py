@@ -29,6 +29,7 @@ from rmbus.host.gateways import GatewayChild
 from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
+from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
@@ -112,7 +113,16 @@ class Host:
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
-        self._hands = Hands(self.reactor, self.folder, self._endpoint_folder, bus, self._token, self._announced)
+        self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
+        self._hands = Hands(
+            self.reactor,
+            self.folder,
+            self._endpoint_folder,
+            bus,
+            self._token,
+            announced=self._announced,
+            met=self._meetings.arrived,
+        )
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
             messages.Hello: self._hello,
             messages.Ping: self._ping,
@@ -361,8 +371,12 @@ class Host:
 
     def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Link)
-        gateway = self._gateway.ensure() if -1 in (request.producer, request.consumer) else None
         session = self._known(client, request.session)
+        if request.meet and request.consumer == -1:
+            self._meetings.claim(session, request, reply)
+            return
+        needs_gateway = -1 in (request.producer, request.consumer) and not request.meet
+        gateway = self._gateway.ensure() if needs_gateway else None
         session.link(request, gateway)
         if gateway is not None:
             self._gateway.attend(session)
@@ -436,6 +450,7 @@ class Host:
         session = self._sessions[name]
         session.kill()
         self._gateway.forget(name)
+        self._meetings.forget(session)
         for waiting in (self._expected, self._early):
             for key in [key for key in waiting if key[0] == name]:
                 del waiting[key]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rmbus.host.endpoints import Endpoint
+from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
+from rmbus.host.peers import FarEnd
 from rmbus.protocol import messages
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.transport import counters
@@ -23,30 +25,38 @@ class HostedEdge:
     """An edge with at least one end on this host.
 
     Attributes:
-        producer, consumer: where it begins and ends here: a node, or the gateway.
+        producer, consumer: where it begins and ends: a node, the gateway, or what stands for a node of another host.
         lane: what moves it here. problem: why its consumer does not map its producer's memory, or "".
+        is_cut: whether an end of it is gone.
+        is_awaited: whether the producer's host has still to come for it.
+        kept: the consumer's end of its lane, until then.
     """
 
-    def __init__(self, link: messages.Link, producer: Endpoint, consumer: Endpoint) -> None:
+    def __init__(self, link: messages.Link, producer: End, consumer: End, page: int | None = None) -> None:
+        """Keep an edge; `page` is the descriptor of its counters, which are made where none is given."""
         self.link = link
         self.producer, self.consumer = producer, consumer
-        self.is_local = -1 not in (link.producer, link.consumer)
-        self.lane = "tcp" if not self.is_local else "fast" if link.fast else "ipc"
+        self.is_met = isinstance(producer, FarEnd) or isinstance(consumer, FarEnd)
+        self.is_bridged = -1 in (link.producer, link.consumer) and not self.is_met
+        self.lane = "tcp" if self.is_bridged else "fast" if link.fast else "ipc"
         self.problem = ""
+        self.is_cut = False
         self.door: Path | None = None
-        self.descriptor = counters.create()
+        self.is_awaited = False
+        self.kept: socket.socket | None = None
+        self.descriptor = counters.create() if page is None else page
         self.page = Page(self.descriptor)
 
     @property
     def shares(self) -> bool:
         """Whether its frames may go by reference."""
-        return self.is_local and self.link.shared and not self.problem
+        return not self.is_bridged and self.link.shared and not self.problem
 
     @property
     def standing(self) -> str:
         """Where the edge stands, and why, in words."""
-        if not self.is_local:
-            return "tcp, inline (two hosts)"
+        if self.is_bridged:
+            return f"tcp, inline (two hosts: {self.link.apart})" if self.link.apart else "tcp, inline (two hosts)"
         lane = self.lane if self.link.fast else "ipc (fast=False)"
         if not self.link.shared:
             return f"{lane}, inline (shared=False)"
@@ -56,31 +66,43 @@ class HostedEdge:
         return f"{lane}, shared memory" if shared or not sent else f"{lane}, inline (small frames)"
 
     def report(self) -> dict[str, Any]:
-        """Return the account, as it stands."""
+        """Return the account, as it stands: what has left an edge is read first, so that it is never more than came in."""
         words = self.page.words
+        delivered, dropped = words[counters.Edge.DELIVERED], self.page.dropped()
         return {
             "edge": self.link.edge,
             "producer": self.link.producer,
             "consumer": self.link.consumer,
             "published": words[counters.Edge.PUBLISHED],
             "bytes": words[counters.Edge.BYTES],
-            "delivered": words[counters.Edge.DELIVERED],
+            "delivered": delivered,
             "shared": words[counters.Edge.SHARED],
             "pinned": words[counters.Edge.PINNED],
             "duplicates": words[counters.Edge.DUPLICATES],
             "blocked_since": words[counters.Edge.BLOCKED_SINCE],
             "began": words[counters.Edge.BEGAN],
-            "dropped": self.page.dropped(),
+            "dropped": dropped,
             "latency": _sparse(self.page.histogram()),
             "lane": self.standing,
+            "met": self.is_met,
         }
 
     def close(self) -> None:
         """Give the page back, and take the door away: a gateway's folder outlives the session."""
+        for end in (self.producer, self.consumer):
+            if isinstance(end, FarEnd):
+                end.leave()
+        self.take_back()
         if self.door is not None:
             self.door.unlink(missing_ok=True)
         self.page.close()
         os.close(self.descriptor)
+
+    def take_back(self) -> None:
+        """The producer's host has not taken the lane that was made for it."""
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
 
 def _sparse(histogram: list[int]) -> dict[int, int]:
@@ -99,9 +121,9 @@ class Wiring:
         self._edges: list[HostedEdge] = []
         self._numbers = itertools.count(FIRST_TOPIC_EDGE)
 
-    def readers(self, endpoint: Endpoint, port: str) -> Iterator[HostedEdge]:
-        """Return the edges that begin at an output."""
-        return (edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port)
+    def readers(self, endpoint: End, port: str) -> Iterator[HostedEdge]:
+        """Return the edges that begin at an output, and whose readers are there."""
+        return (edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut)
 
     def join(
         self, link: messages.Link, producer: Endpoint, consumer: Endpoint, *, topic: str = "", last: bool = False
@@ -117,9 +139,41 @@ class Wiring:
         if edge.lane == "fast":
             self._join_fast(edge, topic, last)
         else:
-            self._join_by_socket(edge, topic, last)
+            self._join_by_socket(edge, producer, consumer, topic, last)
         self.memory.joined(edge)
         return edge
+
+    # An edge whose ends are on two hosts that meet is wired in four steps: the consumer's host awaits the other, and
+    # when that has come, offers it the lane and the page; the producer's host takes them; then the consumer's begins.
+
+    def await_producer(self, link: messages.Link, consumer: Endpoint) -> HostedEdge:
+        """Keep an edge that another host will come for."""
+        far = FarEnd(link.session)
+        edge = far.edge = HostedEdge(link, far, consumer)
+        edge.is_awaited = True
+        self._edges.append(edge)
+        return edge
+
+    @staticmethod
+    def offer(edge: HostedEdge) -> list[int]:
+        """Return what the producer's host is given: descriptors of the page, and of the producer's end of a lane."""
+        edge.take_back()
+        edge.kept, theirs = fast_pair()
+        return [os.dup(edge.descriptor), theirs.detach()]
+
+    def take(self, link: messages.Link, producer: Endpoint, consumer: FarEnd, page: int, lane: int) -> HostedEdge:
+        """Wire an edge with what the consumer's host has offered, of which it keeps copies: tell its producer."""
+        edge = consumer.edge = HostedEdge(link, producer, consumer, os.dup(page))
+        producer.worker.send(self._output(edge, "", False, lane=1), [os.dup(page), os.dup(lane)])
+        self._edges.append(edge)
+        return edge
+
+    def begin(self, edge: HostedEdge) -> None:
+        """The producer's host has taken the offer: tell the consumer."""
+        assert edge.kept is not None
+        edge.is_awaited = False
+        edge.consumer.worker.send(self._input(edge.link, "", lane=1), [os.dup(edge.descriptor), edge.kept.detach()])
+        edge.kept = None
 
     def subscribe(
         self, publisher: Endpoint, out: str, subscriber: Endpoint, into: str, topic: str, wish: messages.Join
@@ -143,16 +197,19 @@ class Wiring:
         self._edges.remove(edge)
         edge.close()
 
-    def ended(self, endpoint: Endpoint, *, died: bool) -> None:
+    def ended(self, endpoint: End, *, died: bool) -> None:
         """A process is gone: tell the other ends of its edges, and forget those that are of no session."""
         for edge in self._edges[:]:
-            if edge.consumer is endpoint and edge.link.producer != -1:
+            if edge.is_bridged:
+                continue  # the gateways' hosts tell their sessions
+            if edge.consumer is endpoint:
                 reason = "consumer_died" if died else "consumer_ended"
                 edge.producer.worker.send(messages.Gone(edge.link.edge, reason))
-            elif edge.producer is endpoint and edge.link.consumer != -1:
+            elif edge.producer is endpoint:
                 edge.consumer.worker.send(messages.Gone(edge.link.edge, "producer_died"))
             else:
                 continue
+            edge.is_cut = True
             if edge.link.edge >= FIRST_TOPIC_EDGE:
                 self.leave(edge)
         self.memory.ended(endpoint)
@@ -165,8 +222,8 @@ class Wiring:
             given = [os.dup(edge.descriptor), os.dup(ours.fileno())]
             edge.producer.worker.send(self._output(edge, "", last, lane=1), given)
 
-    def _join_by_socket(self, edge: HostedEdge, topic: str, last: bool) -> None:
-        link, consumer, producer = edge.link, edge.consumer, edge.producer
+    def _join_by_socket(self, edge: HostedEdge, producer: Endpoint, consumer: Endpoint, topic: str, last: bool) -> None:
+        link = edge.link
         listener = consumer.listener()
         door = edge.door = producer.door_to(consumer)
         if link.consumer == -1:

@@ -1,15 +1,43 @@
-"""Where edges begin and end on a host: processes with a folder of sockets, and the pool of spare ones."""
+"""Where edges begin and end, as a host sees it: processes with a folder of sockets; and the pool of spare ones."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from rmbus.host.workers import Worker
+from rmbus.protocol import messages
 from rmbus.transport.sockets import listen_unix
+
+
+class Hearer(Protocol):
+    """What can be told something."""
+
+    def send(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+        """Say it; the descriptors are given away."""
+        ...
+
+
+class End(Protocol):
+    """Where an edge begins or ends: an `Endpoint` here, or what stands for one at another host."""
+
+    @property
+    def worker(self) -> Hearer:
+        """What is spoken to."""
+        ...
+
+    @property
+    def session(self) -> str:
+        """Of the node that it is, else ""."""
+        ...
+
+    def may_lend_on(self, owner: End) -> bool:
+        """Whether it may see memory of another process that comes by way of a third."""
+        ...
 
 
 class Endpoint:
@@ -43,7 +71,7 @@ class Endpoint:
         os.link(other.inbox, door)
         return door
 
-    def may_lend_on(self, owner: Endpoint) -> bool:
+    def may_lend_on(self, owner: End) -> bool:
         """Whether it may see memory of another process that comes by way of a third."""
         return self.session != "" and self.session == owner.session
 

@@ -154,7 +154,7 @@ def _edge(session: HostedSession, edge: HostedEdge) -> Event:
         account
         | _ends(session, edge)
         | {
-            "in_flight": max(0, under_way) if edge.is_local else None,
+            "in_flight": max(0, under_way) if not edge.is_bridged else None,
             "latency_p50_s": counters.percentile(histogram, 0.5),
             "latency_p99_s": counters.percentile(histogram, 0.99),
         }

@@ -78,7 +78,7 @@ class GatewayChild:
         if process is not None:
             process.remove()
         for session in self._sessions.values():
-            session.tell(messages.PeerLost(session.name, f"the gateway has ended ({status})", []))
+            session.tell(messages.PeerLost(session.name, f"its gateway ({status})", []))
         if self._is_closed or not self._listen:
             return
         if not self._is_up and not self.endpoint:

@@ -1,13 +1,16 @@
-"""Processes that were started by hand and join a host: they connect to `host.sock`, and get an umbilical by that."""
+"""Who comes to a host by `host.sock`: processes that were started by hand and join it, whose umbilical that becomes;
+and other hosts of the same user, which meet it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -19,9 +22,15 @@ from rmbus.host.workers import Worker
 from rmbus.protocol import messages
 from rmbus.protocol.topics import matches
 from rmbus.transport import counters
-from rmbus.transport.reactor import Reactor
+from rmbus.transport.reactor import Reactor, Timer
 from rmbus.transport.runfolder import RunFolder
-from rmbus.transport.umbilical import Umbilical
+from rmbus.transport.umbilical import Umbilical, close_all
+
+SILENT_S: Final = 5.0
+"""Who has connected has so long to say who he is."""
+
+MAX_SILENT: Final = 128
+"""Those who have not yet said it."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -90,7 +99,11 @@ class Bus:
 
 
 class Hands:
-    """Listens on `host.sock`; only processes of the host's own user may join."""
+    """Listens on `host.sock`; only processes of the host's own user may join, and only other hosts of his may come.
+
+    Args:
+        announced: takes a process that joins as a node of a session. met: takes a host that comes to meet this one.
+    """
 
     def __init__(
         self,
@@ -99,7 +112,9 @@ class Hands:
         make_folder: Callable[[], Path],
         bus: Bus,
         token: str,
+        *,
         announced: Callable[[Endpoint, messages.Join], None],
+        met: Callable[[Umbilical, int, messages.Meet], None],
     ) -> None:
         self._reactor = reactor
         self._folder = folder
@@ -107,8 +122,9 @@ class Hands:
         self._bus = bus
         self._token = token
         self._announced = announced
+        self._met = met
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self._workers: set[Worker] = set()
+        self._silent: dict[Umbilical, Timer] = {}
 
     def listen(self) -> None:
         """Begin."""
@@ -122,43 +138,56 @@ class Hands:
         self._listener.close()
 
     def _accept(self) -> None:
+        """Take somebody in; who he is, his first message says, and he has some time for that."""
         try:
             end, _ = self._listener.accept()
         except OSError:
             return  # it has gone again, or no descriptor is left
         pid, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid != os.getuid():
+        if uid != os.getuid() or len(self._silent) >= MAX_SILENT:
             end.close()
             return
+        caller = Umbilical(end, is_host=True)
+        self._silent[caller] = self._reactor.call_later(SILENT_S, lambda: self._turn_away(caller))
+        self._reactor.add(caller.fileno(), lambda: self._spoken(caller, pid))
+
+    def _spoken(self, caller: Umbilical, pid: int) -> None:
+        self._silent.pop(caller).cancel()
+        self._reactor.remove(caller.fileno())
+        number = 0
         try:
-            worker = Worker(self._reactor, Umbilical(end, is_host=True), pid)
-        except OSError:  # it has ended meanwhile
-            end.close()
+            number, message, descriptors = caller.receive()
+            close_all(descriptors)
+            self._admit(caller, pid, number, message)
+        except (RmbusError, OSError) as error:  # OSError: it has ended meanwhile
+            with contextlib.suppress(RmbusError):
+                caller.send(messages.Refused(type(error).__name__, str(error)), number=number)
+            caller.close()
+
+    def _turn_away(self, caller: Umbilical) -> None:
+        if self._silent.pop(caller, None) is not None:
+            self._reactor.remove(caller.fileno())
+            caller.close()
+
+    def _admit(self, caller: Umbilical, pid: int, number: int, message: messages.Message) -> None:
+        """Let somebody in who may."""
+        if isinstance(message, messages.Meet):
+            self._met(caller, number, message)
             return
-        self._workers.add(worker)
-        worker.on_exit = lambda status: self._workers.discard(worker)
-        worker.on_message = lambda message: self._join(worker, message)
-
-    def _join(self, worker: Worker, message: messages.Message) -> None:
-        self._workers.discard(worker)
-        try:
-            if not isinstance(message, messages.Join):
-                raise HostError(f"a process that joins says so first, not {message.tag!r}")
-            if not secrets.compare_digest(message.token, self._token):
-                raise HostError("a process that joins shows the token of the connection file")
-            folder = self._make_folder()
-            endpoint = Endpoint(worker, folder, folder)
-            self._take(endpoint, message)
-        except RmbusError as error:
-            worker.send(messages.Refused(type(error).__name__, str(error)))
-
-    def _take(self, endpoint: Endpoint, message: messages.Join) -> None:
-        """Let a process be what it asks for, or leave nothing of it."""
+        if not isinstance(message, messages.Join):
+            raise HostError(f"a process that joins says so first, not {message.tag!r}")
+        if not secrets.compare_digest(message.token, self._token):
+            raise HostError("a process that joins shows the token of the connection file")
+        worker = Worker(self._reactor, caller, pid)
+        worker.on_message = lambda _: worker.kill()  # it has nothing to say before it has its job
+        folder = self._make_folder()
+        endpoint = Endpoint(worker, folder, folder)
         try:
             if message.session:
                 self._announced(endpoint, message)
             else:
                 Hand(endpoint, message, self._bus)
-        except RmbusError:
+        except RmbusError as error:
+            worker.send(messages.Refused(type(error).__name__, str(error)))
+            worker.kill()
             endpoint.remove()
-            raise

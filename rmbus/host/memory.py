@@ -3,20 +3,25 @@
 A segment belongs to one output of one process. Its producer maps it first; then it is sealed, so that nobody can map
 it for writing any more, and every consumer of that output gets it. The producer takes slots of it when those have
 mapped it, or have had their time: no frame can come before its segment, and a consumer that is stopped holds nobody up.
+
+Where a consumer is at another host, that host gets the segment, and hands it to the process as if it were its own. Its
+number is random, so that it means the same to both; whose it is, its file tells.
 """
 
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from rmbus.host.endpoints import Endpoint
+from rmbus.errors import Broken
+from rmbus.host.endpoints import End
 from rmbus.protocol import messages
+from rmbus.protocol.limits import MAX_NUMBER
 from rmbus.transport.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -28,6 +33,9 @@ QUOTA_BYTES: Final = 2 << 30
 PATIENCE_S: Final = 1.0
 """How long consumers have to map a segment before its producer goes on without them."""
 
+MAX_FOREIGN: Final = 1024
+"""Segments of other hosts that a host keeps at a time."""
+
 _SEAL_FUTURE_WRITE: Final = 0x0010  # F_SEAL_FUTURE_WRITE of <linux/fcntl.h>, which Python's fcntl does not name
 
 
@@ -36,24 +44,26 @@ class Segment:
     """One segment.
 
     Attributes:
-        number: on this host. owner, port: whose it is. descriptor: the host's own.
+        number: random, and no other segment's here. owner, port: whose it is. descriptor: the host's own.
         is_mapped: whether its producer has mapped it. mapped: processes that have it.
+        is_foreign: whether it came from another host.
         outlets: outputs by which it may go on, each with its process; the owner's own port first.
         waiting: processes that have it and have not yet said that they mapped it.
     """
 
     number: int
-    owner: Endpoint
+    owner: End
     port: str
     size: int
     descriptor: int
     is_mapped: bool = False
-    mapped: set[Endpoint] = attrs.field(factory=set[Endpoint])
-    outlets: list[tuple[Endpoint, str]] = attrs.field(factory=list[tuple[Endpoint, str]])
-    waiting: set[Endpoint] = attrs.field(factory=set[Endpoint])
+    is_foreign: bool = False
+    mapped: set[End] = attrs.field(factory=set[End])
+    outlets: list[tuple[End, str]] = attrs.field(factory=list[tuple[End, str]])
+    waiting: set[End] = attrs.field(factory=set[End])
 
 
-Readers = Callable[[Endpoint, str], Iterable["HostedEdge"]]
+Readers = Callable[[End, str], Iterable["HostedEdge"]]
 
 
 class Memory:
@@ -67,7 +77,6 @@ class Memory:
         self._reactor = reactor
         self._readers = readers
         self._quota_bytes = quota_bytes
-        self._numbers = itertools.count(1)
         self._segments: dict[int, Segment] = {}
 
     @property
@@ -75,7 +84,7 @@ class Memory:
         """All of it."""
         return sum(segment.size for segment in self._segments.values())
 
-    def heard(self, endpoint: Endpoint, message: messages.Message) -> bool:
+    def heard(self, endpoint: End, message: messages.Message) -> bool:
         """Serve a message of a process if it is about memory; whether it was."""
         if isinstance(message, messages.Grow):
             self._grow(endpoint, message)
@@ -98,17 +107,41 @@ class Memory:
                 if segment.is_mapped and (edge.producer, edge.link.out) in segment.outlets:
                     self._hand_out(segment, edge.producer, edge.link.out)
 
-    def ended(self, endpoint: Endpoint) -> None:
-        """A process is gone: its memory goes with the last view of it."""
+    def lent(self, producer: End, port: str, attach: messages.Attach, descriptor: int) -> None:
+        """A producer at another host lends memory to its consumer here; the descriptor stays the caller's.
+
+        Raises:
+            Broken: it is no memory that may be handed to a process.
+        """
+        segment = self._segments.get(attach.segment)
+        if segment is None:
+            segment = self._keep_foreign(producer, port, attach, descriptor)
+        elif not os.path.sameopenfile(segment.descriptor, descriptor):
+            raise Broken(f"the number {attach.segment} is that of another segment here")
+        if (producer, port) not in segment.outlets:
+            segment.outlets.append((producer, port))
+        self._hand_out(segment, producer, port)
+
+    def withdrawn(self, producer: End, number: int) -> None:
+        """A producer at another host writes no further frame to a segment."""
+        segment = self._segments.get(number)
+        if segment is None or not any(end is producer for end, _ in segment.outlets):
+            return
+        if segment.is_foreign:
+            self._drop(segment)
+        else:
+            segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not producer]
+
+    def ended(self, endpoint: End) -> None:
+        """A process is gone. Its memory goes with the last view of it, or with the last process that lends it on."""
         for segment in list(self._segments.values()):
-            if segment.owner is endpoint:
+            segment.mapped.discard(endpoint)
+            segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
+            if not segment.outlets:
                 self._drop(segment)
-            else:
-                segment.mapped.discard(endpoint)
-                segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
-                if endpoint in segment.waiting:
-                    segment.waiting.discard(endpoint)
-                    self._tell_usable(segment)
+            elif endpoint in segment.waiting:
+                segment.waiting.discard(endpoint)
+                self._tell_usable(segment)
 
     def close(self) -> None:
         """Give everything back."""
@@ -118,7 +151,7 @@ class Memory:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _grow(self, endpoint: Endpoint, wish: messages.Grow) -> None:
+    def _grow(self, endpoint: End, wish: messages.Grow) -> None:
         size = wish.slots * wish.slot_bytes
         used = sum(segment.size for segment in self._segments.values() if segment.owner is endpoint)
         try:
@@ -131,15 +164,32 @@ class Memory:
         except (OSError, MemoryError) as error:
             endpoint.worker.send(messages.Segment(wish.port, 0, reason=str(error)))
             return
-        segment = Segment(next(self._numbers), endpoint, wish.port, size, descriptor)
+        segment = Segment(self._free_number(), endpoint, wish.port, size, descriptor)
         segment.outlets.append((endpoint, wish.port))
         self._segments[segment.number] = segment
         answer = messages.Segment(wish.port, segment.number, wish.slots, wish.slot_bytes, descriptor=0)
         endpoint.worker.send(answer, [os.dup(descriptor)])
 
-    def _mapped(self, endpoint: Endpoint, message: messages.Mapped) -> None:
+    def _free_number(self) -> int:
+        while (number := secrets.randbelow(MAX_NUMBER) + 1) in self._segments:
+            continue
+        return number
+
+    def _keep_foreign(self, owner: End, port: str, attach: messages.Attach, descriptor: int) -> Segment:
+        wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE
+        if sum(segment.is_foreign for segment in self._segments.values()) >= MAX_FOREIGN:
+            raise Broken(f"other hosts lend {MAX_FOREIGN} segments already")
+        if attach.segment < 1 or os.fstat(descriptor).st_size != attach.size or not is_sealed(descriptor, wanted):
+            raise Broken(f"segment {attach.segment} is not {attach.size} bytes of memory that nobody can change")
+        segment = Segment(attach.segment, owner, port, attach.size, os.dup(descriptor), is_mapped=True, is_foreign=True)
+        self._segments[segment.number] = segment
+        return segment
+
+    def _mapped(self, endpoint: End, message: messages.Mapped) -> None:
         segment = self._segments.get(message.segment)
         if segment is None:
+            if not message.problem:  # it was slow to map what is given up by now
+                endpoint.worker.send(messages.Detach(message.segment))
             return
         if segment.owner is endpoint and not segment.is_mapped:
             if message.problem:
@@ -157,7 +207,7 @@ class Memory:
             self._note(segment, endpoint, "")
         self._tell_usable(segment)
 
-    def _share(self, endpoint: Endpoint, wish: messages.Share) -> None:
+    def _share(self, endpoint: End, wish: messages.Share) -> None:
         """A process sends on what it has received: its readers may see it where they are of the same session."""
         segment = self._segments.get(wish.segment)
         if segment is None or endpoint not in segment.mapped or not endpoint.may_lend_on(segment.owner):
@@ -167,9 +217,9 @@ class Memory:
             segment.outlets.append((endpoint, wish.port))
         self._hand_out(segment, endpoint, wish.port)
 
-    def _hand_out(self, segment: Segment, producer: Endpoint, port: str) -> None:
+    def _hand_out(self, segment: Segment, producer: End, port: str) -> None:
         """Give a segment to the readers of an output that lack it; tell the producer when they have it."""
-        lacking: set[Endpoint] = set()
+        lacking: set[End] = set()
         for edge in self._readers(producer, port):
             consumer = edge.consumer
             is_own = producer is segment.owner
@@ -189,7 +239,7 @@ class Memory:
         if segment.number in self._segments:
             self._tell_usable(segment)
 
-    def _note(self, segment: Segment, consumer: Endpoint, problem: str) -> None:
+    def _note(self, segment: Segment, consumer: End, problem: str) -> None:
         """Note of a segment's edges to a consumer why they go on without shared memory, or that they need not."""
         for producer, port in segment.outlets:
             for edge in self._readers(producer, port):
@@ -209,6 +259,14 @@ class Memory:
         os.close(segment.descriptor)
         for endpoint in segment.mapped | segment.waiting:
             endpoint.worker.send(messages.Detach(segment.number))
+
+
+def is_sealed(descriptor: int, wanted: int) -> bool:
+    """Whether a descriptor is that of memory, with all these seals."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & wanted == wanted
+    except OSError:
+        return False  # of something else
 
 
 def _create(size: int) -> int:

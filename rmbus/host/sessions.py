@@ -9,6 +9,7 @@ from typing import Any
 from rmbus.errors import HostError
 from rmbus.host.edges import HostedEdge, Wiring
 from rmbus.host.endpoints import Endpoint
+from rmbus.host.peers import FarEnd
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
 from rmbus.transport import counters
@@ -69,12 +70,29 @@ class HostedSession:
         return self.nodes[number].endpoint
 
     def link(self, link: messages.Link, gateway: Endpoint | None) -> None:
-        """Wire an edge: tell both its ends."""
+        """Wire an edge: tell both its ends; or, where another host is to come for it, await that.
+
+        An edge that nobody has come for may be linked anew, in another way.
+        """
+        known = self.edges.get(link.edge)
+        if known is not None and not known.is_awaited:
+            raise HostError(f"session {self.name} has an edge {link.edge} already")
+        consumer = self.endpoint(link.consumer, gateway)
+        producer = None if link.meet else self.endpoint(link.producer, gateway)
+        if known is not None:
+            self._wiring.leave(known)
+        if producer is None:
+            self.edges[link.edge] = self._wiring.await_producer(link, consumer)
+        else:
+            self.edges[link.edge] = self._wiring.join(link, producer, consumer)
+
+    def take(self, link: messages.Link, consumer: FarEnd, page: int, lane: int) -> HostedEdge:
+        """Wire an edge whose consumer is at another host, with what that has offered."""
         if link.edge in self.edges:
             raise HostError(f"session {self.name} has an edge {link.edge} already")
-        producer = self.endpoint(link.producer, gateway)
-        consumer = self.endpoint(link.consumer, gateway)
-        self.edges[link.edge] = self._wiring.join(link, producer, consumer)
+        producer = self.endpoint(link.producer, None)
+        edge = self.edges[link.edge] = self._wiring.take(link, producer, consumer, page, lane)
+        return edge
 
     def go(self) -> None:
         """Let the sources begin."""

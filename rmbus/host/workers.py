@@ -72,8 +72,8 @@ class Worker:
         for message, descriptors in outbox:
             try:
                 self._umbilical.send(message, descriptors)
-            except RmbusError:
-                self.kill()  # it does not read, or is gone, or cannot be told so much at once; its exit tells
+            except RmbusError:  # it does not read, or is gone, or cannot be told so much at once; its exit tells,
+                self._reactor.call_soon(self.kill)  # and not while whoever speaks to it is in the middle of something
             finally:
                 close_all(descriptors)
 

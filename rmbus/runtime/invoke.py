@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from rmbus.media import Frame, bare
@@ -15,7 +25,10 @@ from rmbus.runtime.eventloop import EventLoop
 from rmbus.runtime.loans import Loan, model_of
 from rmbus.transport.memory import Held
 
-__all__ = ["Emission", "Invoker"]
+__all__ = ["AsyncEmissions", "Emission", "Invoker"]
+
+AsyncEmissions = AsyncGenerator[Emission, None]
+"""What a node emits, awaited."""
 
 
 class Invoker:
@@ -70,15 +83,8 @@ class Invoker:
             What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
-        self._origin = frame
-        how = self._how
-        if how == "no":
-            result = self.node.process(frame)
-        elif how == "second":
-            result = self.node.process(frame, port)
-        else:
-            result = self.node.process(frame, port=port)
-        return self._emissions(result, frame)
+        result = self._call_process(frame, port)
+        return () if result is None and not self._lent else self._emissions(result, frame)
 
     def flush(self) -> Iterable[Emission]:
         """All inputs have ended: return what the node still emits, as `process` does."""
@@ -113,6 +119,71 @@ class Invoker:
         if loop is not None:
             loop.close()
 
+    # --- for a loop that is the node's event loop; the same, awaited --------------------------------------------------
+
+    @property
+    def is_async(self) -> bool:
+        """Whether `process` is a coroutine function or an async generator function."""
+        process = inspect.unwrap(type(self.node).process)
+        return inspect.iscoroutinefunction(process) or inspect.isasyncgenfunction(process)
+
+    def run_in_loop(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine to its end in the node's event loop, where also its `initialize` has run."""
+        self._event_loop.call(work())
+
+    def source_async(self) -> AsyncEmissions:
+        """Return what a source emits."""
+        return self._emissions_async(self.node.process(), None)
+
+    def process_async(self, frame: Frame, port: str) -> AsyncEmissions:
+        """Give the node a frame; return what it emits."""
+        return self._emissions_async(self._call_process(frame, port), frame)
+
+    def flush_async(self) -> AsyncEmissions:
+        """All inputs have ended: return what the node still emits."""
+        return self._emissions_async(self.node.flush(), self._origin)
+
+    async def ended_async(self, port: str) -> None:
+        """Tell the node that an input has ended."""
+        await self._run_async(self.node.ended(port))
+
+    async def interrupted_async(self) -> None:
+        """Tell the node that frames which waited were thrown away."""
+        await self._run_async(self.node.interrupted())
+
+    async def _run_async(self, result: Any) -> None:
+        async for _ in self._values(result):
+            continue
+
+    async def _emissions_async(self, result: Any, origin: Frame | None) -> AsyncEmissions:
+        async with aclosing(self._values(result)) as values:
+            async for value in values:
+                emission = self._converter.emission(value, origin)
+                while self._lent:
+                    yield self._lent.popleft()
+                if emission is not None:
+                    yield emission
+
+    async def _values(self, result: Any) -> AsyncGenerator[Any]:
+        """Return what a call gives, one by one, whatever its kind; None at the end, for what was lent last."""
+        value: Any = await result if self._kind_of(result) == "coroutine" else result
+        kind = self._kind_of(value)
+        if kind == "async iterator":
+            try:
+                async for each in value:
+                    yield each
+            finally:
+                close = getattr(value, "aclose", None)
+                if close is not None:
+                    await close()
+        elif kind == "iterator":
+            for each in _and_returned(value):
+                yield each
+        else:
+            yield value
+            return
+        yield None
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     @property
@@ -120,6 +191,15 @@ class Invoker:
         if self._loop is None:
             self._loop = EventLoop()
         return self._loop
+
+    def _call_process(self, frame: Frame, port: str) -> Any:
+        self._origin = frame
+        how = self._how
+        if how == "no":
+            return self.node.process(frame)
+        if how == "second":
+            return self.node.process(frame, port)
+        return self.node.process(frame, port=port)
 
     def _run(self, result: Any) -> None:
         """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""
@@ -189,6 +269,16 @@ class Invoker:
 
 def _no_room(port: str, size: int) -> None:
     """Lend from the heap: there is no shared memory where a node runs inline."""
+
+
+def _and_returned(steps: Iterator[Any]) -> Generator[Any]:
+    """Yield what a generator yields, then what it returns."""
+    while True:
+        try:
+            yield next(steps)
+        except StopIteration as end:
+            yield end.value
+            return
 
 
 def _kind(value: object) -> str:

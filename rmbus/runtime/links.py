@@ -57,7 +57,8 @@ class InputLink:
     It checks the order, decodes, and grants credit: a frame's credit returns when its `process` ends.
 
     Attributes:
-        lane: by which its producer is answered; None until that has shown itself.
+        lane: by which its producer is answered; None until that has shown itself, and when it is gone.
+        is_up: whether its producer has shown itself. is_orphan: whether that is gone. ended: whether nothing more comes.
         topic: the name of what feeds it, "" for an edge of a pipeline.
     """
 
@@ -74,10 +75,11 @@ class InputLink:
     ) -> None:
         self.edge, self.port, self.token, self.topic = edge, port, token, topic
         self.page = page
-        self.ended = False
+        self.is_up = self.is_orphan = self.ended = False
         self.lane: Answering | None = None
         self._decode = media.decoder(Any, topic)
         self._words = page.words
+        self._note_latency = page.latency
         self._segments = segments
         self._credit = credit
         self._half = max(1, credit >> 1)
@@ -95,7 +97,7 @@ class InputLink:
             self._ledger = Ledger(self.page, self._credit + LEASE_QUOTA)
             self._epoch = epoch
             self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
-        self.lane = lane_end
+        self.lane, self.is_up = lane_end, True
         self._answer(lane.Message(lane.Type.MARK_BACK, epoch, lane.pack_grant(self._credit)))
 
     def receive(self, message: lane.Message) -> list[Arrival]:
@@ -110,16 +112,15 @@ class InputLink:
         self._last_place += len(entries)
         arrived: list[Arrival] = []
         for entry in entries:
-            header = entry.header
+            _, header, payload = entry
             if header[0] < 16:
-                payload = entry[2]
                 if type(payload) is bytes:
                     frame = self._decode(header, payload)
                 else:
-                    payload = self._fetch(entry, place, message.payload)
-                    frame = self._decode(header, payload)
-                    if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
-                        remember(frame, payload.base)
+                    fetched = self._fetch(entry, place, message.payload)
+                    frame = self._decode(header, fetched)
+                    if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                        remember(frame, fetched.base)
                 self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
@@ -138,7 +139,7 @@ class InputLink:
         words[_BEGAN] = now_ns
         captured_ns = arrival.header[6]
         if captured_ns:
-            self.page.latency(_wall_ns() - captured_ns)
+            self._note_latency(_wall_ns() - captured_ns)
 
     def finish(self, arrival: Arrival) -> bool:
         """An arrival has been dealt with; whether the producer should be told of it, lest it waits.
@@ -154,6 +155,21 @@ class InputLink:
         words[_DONE] = self._done_in_all
         words[_BEGAN] = 0
         return self._done - self._told >= self._half
+
+    def end_for(self, waiting: int) -> Arrival:
+        """Return the end of stream that a producer which has died cannot send, to be taken after all that it has sent.
+
+        What it has published and what never came is lost with it, and counted here, since it counts nothing any more.
+
+        Args:
+            waiting: data frames that have come and are not delivered yet.
+        """
+        words, page = self._words, self.page
+        published = words[Edge.PUBLISHED] + words[Edge.DUPLICATES]
+        lost = published - words[Edge.DELIVERED] - sum(page.dropped().values()) - waiting
+        if lost > 0:
+            page.drop("producer_died", lost, by_consumer=True)
+        return Arrival(self, Header(Kind.EOS, 0), self._last_place, None)
 
     def tell(self) -> None:
         """Return credit, and acknowledge."""
@@ -269,6 +285,11 @@ class OutputLink:
         came_up, self.is_up = not self.is_up, True
         self._words[Edge.LINKED] = 1
         return came_up
+
+    def cut(self) -> None:
+        """The consumer is gone: nothing goes by this link any more."""
+        self.is_up = False
+        self.on_full = _nothing
 
     def note_blocked(self, blocked: bool) -> None:
         """Write into the account since when the node waits for this edge."""

@@ -17,7 +17,7 @@ from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
-from rmbus.protocol.frames import Header, Kind
+from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
@@ -36,12 +36,15 @@ MAX_EARLY: Final = 1024
 LOOK_NS: Final = 200_000
 """While there is work, the lanes are looked at again after this time."""
 
+DETACH_S: Final = 1.0
+"""How long a segment in which nothing more will lie is kept for frames that others have sent on just before."""
+
 TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
-_GONE: Final = 0
-"""The place of an end of stream that did not come by the lane: its producer is gone."""
-
+now_ns: Final = time.monotonic_ns
+_FRAMES: Final = int(lane.Type.FRAMES)
+_INTERRUPT: Final = int(Kind.INTERRUPT)
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
@@ -74,7 +77,7 @@ class NodeLoop:
         self._inputs: list[InputLink] = []
         self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
-        self._fast_lanes: list[FastLane] = []
+        self._lanes_in: dict[int, FastLane] = {}
         self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
@@ -86,6 +89,7 @@ class NodeLoop:
         self._has_begun = False
         self._flushed = False
         self._ended = False
+        memory.on_detach = self._detach
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
         if outputs:
             self.reactor.call_later(TRIM_S, self._trim)
@@ -105,7 +109,7 @@ class NodeLoop:
         )
         self._inputs.append(link)
         if fast is not None:
-            end = self._fast_lane(fast)
+            end = self._lanes_in[link.edge] = FastLane(socket.socket(fileno=fast))
             self.reactor.add(end.source, partial(self._read_fast, link, end))
             return
         self._tokens[message.token] = link
@@ -122,7 +126,7 @@ class NodeLoop:
         """Begin an edge, and call back when its mark has come back."""
         end: DealerLane | FastLane
         if fast is not None:
-            end = self._fast_lane(fast)
+            end = FastLane(socket.socket(fileno=fast))
         else:
             dealer = open_socket(self._context, zmq.DEALER)
             dealer.connect(f"ipc://{message.path}")
@@ -153,18 +157,37 @@ class NodeLoop:
 
     def gone(self, message: messages.Gone) -> None:
         """The other end of an edge is gone."""
-        if message.reason != "producer_died":
-            port, link, end = self._watched.pop(message.edge)
-            self.reactor.remove(end.source)
-            end.close()
-            if link in port.links:  # else it had its time before
-                port.drop(link, message.reason)
+        if message.reason == "producer_died":
+            self._without_producer(message.edge)
             return
-        for each in self._inputs:
-            if each.edge == message.edge:
-                while isinstance(each.lane, FastLane) and self._read_fast(each, each.lane):
-                    continue  # what it had sent before is still good
-                self._inbox.append(Arrival(each, Header(Kind.EOS, 0), _GONE, None))
+        port, link, end = self._watched.pop(message.edge)
+        self.reactor.remove(end.source)
+        end.close()
+        if link in port.links:  # else it had its time before
+            port.drop(link, message.reason)
+        self._memory.forget_readers(link.edge)
+
+    def _without_producer(self, edge: int) -> None:
+        """A producer is gone: what it has sent is still taken, then its edge ends and is forgotten."""
+        for link in [each for each in self._inputs if each.edge == edge]:
+            lane_end = self._lanes_in.pop(edge, None)
+            if lane_end is not None:
+                self._read_out(link, lane_end)
+                self.reactor.remove(lane_end.source)
+                lane_end.close()
+            elif self._receiver is not None:
+                self._receive()
+            self._tokens.pop(link.token, None)
+            self._routes = {route: each for route, each in self._routes.items() if each is not link}
+            link.lane = None
+            link.is_orphan = True
+            waiting = [each for each in self._inbox if each.link is link]
+            if link.ended:
+                self._inputs.remove(link)
+            elif not any(each.header.kind in (Kind.EOS, Kind.ERROR) for each in waiting):
+                if link.topic:
+                    sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
+                self._inbox.append(link.end_for(sum(each.frame is not None for each in waiting)))
 
     def go(self) -> None:
         """Everything is linked: a source may begin."""
@@ -195,18 +218,27 @@ class NodeLoop:
             whatever the user's code raises, as it is; UpstreamFailed; Broken; ProtocolError.
         """
         look = 0
-        clock = time.monotonic_ns
-        while not (self._ended and all(port.is_settled for port in self._ports.values())):
-            while self._inbox and self._running is None and self._held is None and clock() - look < LOOK_NS:
+        while not self.is_over:
+            while self._inbox and self._running is None and self._held is None and now_ns() - look < LOOK_NS:
                 self._begin(self._inbox.popleft())
             if not self._step():
-                self._set_state(State.BLOCKED if self._held is not None else State.WAITING, clock())
+                self._set_state(State.BLOCKED if self._held is not None else State.WAITING, now_ns())
                 self.reactor.serve_once(wait=True)
-                look = clock()
-            elif clock() - look > LOOK_NS:
+                look = now_ns()
+            elif self.is_due(look):
                 self.reactor.serve_once(wait=False)
-                look = clock()
-        self._set_state(State.ENDED, clock())
+                look = now_ns()
+        self._set_state(State.ENDED, now_ns())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the node has ended, and all that it sent is processed."""
+        return self._ended and all(port.is_settled for port in self._ports.values())
+
+    @staticmethod
+    def is_due(look: int) -> bool:
+        """Whether the lanes, last looked at at that time, are to be looked at again while there is work."""
+        return now_ns() - look > LOOK_NS
 
     def fail(self, type_name: str, message: str) -> None:
         """Tell the nodes downstream, in band, that this one has failed."""
@@ -215,8 +247,9 @@ class NodeLoop:
 
     def close(self) -> None:
         """Close every socket."""
-        for end in self._fast_lanes:
-            end.close()
+        for end in (*self._lanes_in.values(), *(end for _, _, end in self._watched.values())):
+            if isinstance(end, FastLane):  # the context has the others, and lets them send what they have
+                end.close()
         self._context.destroy(linger=500)
         self.reactor.close()
 
@@ -238,7 +271,7 @@ class NodeLoop:
 
     def _pull(self, running: Iterator[Emission]) -> None:
         if self._state != State.BUSY:
-            self._set_state(State.BUSY, time.monotonic_ns())
+            self._set_state(State.BUSY, now_ns())
         emission = next(running, None)
         if emission is None:
             self._running = None
@@ -270,32 +303,47 @@ class NodeLoop:
         return True
 
     def _begin(self, arrival: Arrival) -> None:
-        link = arrival.link
-        if arrival.frame is not None:
-            now = time.monotonic_ns()
-            self._current = arrival
-            self.frame = arrival.header.seq
-            link.begin(arrival, now)
-            self._frames_in += 1
-            self._words[_FRAMES_IN] = self._frames_in
-            if self._state != State.BUSY:
-                self._set_state(State.BUSY, now)
-            emissions = self._invoker.process(arrival.frame, link.port)
-            if emissions:  # some, or an iterator that is pulled from now on
-                self._running = iter(emissions)
-            else:
-                self._finish()
+        if arrival.frame is None:
+            self._control(arrival)
             return
-        kind = arrival.header.kind
-        if kind == Kind.EOS and not link.ended:
-            if link.topic and arrival.place == _GONE:
-                sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
-            link.ended = True
-            self._invoker.ended(link.port)
+        self._note_begin(arrival)
+        emissions = self._invoker.process(arrival.frame, arrival.link.port)
+        if emissions:  # some, or an iterator that is pulled from now on
+            self._running = iter(emissions)
+        else:
+            self._finish()
+
+    def _note_begin(self, arrival: Arrival) -> None:
+        """Count a frame as given to the node's code."""
+        now = now_ns()
+        self._current = arrival
+        self.frame = arrival.header.seq
+        arrival.link.begin(arrival, now)
+        self._frames_in += 1
+        self._words[_FRAMES_IN] = self._frames_in
+        if self._state != State.BUSY:
+            self._set_state(State.BUSY, now)
+
+    def _control(self, arrival: Arrival) -> None:
+        """Heed a control frame."""
+        link, kind, extra = arrival.link, arrival.header.kind, arrival.header.extra
+        if kind == Kind.EOS:
+            self._input_ended(link)
+        elif kind == Kind.ERROR and link.topic:  # whoever reads a topic outlives its publisher, however that ends
+            sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher has failed: {extra!r:.300}\n")
+            self._input_ended(link)
         elif kind == Kind.ERROR:
-            raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
-        if arrival.place != _GONE:
-            self._credit(arrival)
+            raise UpstreamFailed(f"input {link.port!r}: {extra}")
+        self._credit(arrival)
+
+    def _input_ended(self, link: InputLink) -> None:
+        link.ended = True
+        self._tell_ended(link.port)
+        if link.is_orphan:
+            self._inputs.remove(link)
+
+    def _tell_ended(self, port: str) -> None:
+        self._invoker.ended(port)
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None
@@ -313,6 +361,16 @@ class NodeLoop:
 
     def _interrupted(self, arrival: Arrival) -> None:
         """A new turn upstream: drop what waits of older ones, stop what runs, and pass it on."""
+        self._drop_older(arrival)
+        if self._current is not None and self._current.link is arrival.link:
+            self._held = None
+            self._close_running()
+        self._invoker.interrupted()
+        for port in self._ports.values():
+            port.interrupt()
+
+    def _drop_older(self, arrival: Arrival) -> None:
+        """Drop what waits of older turns than that of an interrupt."""
         kept: deque[Arrival] = deque()
         for waiting in self._inbox:
             if waiting.link is arrival.link and waiting.frame is not None and waiting.header.turn < arrival.header.turn:
@@ -322,12 +380,6 @@ class NodeLoop:
             else:
                 kept.append(waiting)
         self._inbox = kept
-        if self._current is not None and self._current.link is arrival.link:
-            self._held = None
-            self._close_running()
-        self._invoker.interrupted()
-        for port in self._ports.values():
-            port.interrupt()
 
     def _close_running(self) -> None:
         running, self._running = self._running, None
@@ -344,11 +396,14 @@ class NodeLoop:
             self.frame = None
             self._running = iter(self._invoker.flush())
             return True
+        self._end()
+        return True
+
+    def _end(self) -> None:
         self._ended = True
         for port in self._ports.values():
             port.control(Kind.EOS)
         self.reactor.call_later(END_S, self._leave_topics)
-        return True
 
     def _leave_topics(self) -> None:
         """Those who read outputs as topics have had their time; consumers of the session are waited for."""
@@ -374,28 +429,40 @@ class NodeLoop:
             with contextlib.suppress(ProtocolError):  # a stranger's bytes; who reaches this socket may be anybody
                 self._introduced(route, lane.decode(parts))
 
-    def _read_fast(self, link: InputLink, end: FastLane) -> bool:
-        """Take one message off a fast lane; whether there was one."""
+    def _read_fast(self, link: InputLink, end: FastLane) -> None:
+        """Take one message off a fast lane."""
         try:
             message = end.receive()
         except Closed:
-            self.reactor.remove(end.source)
-            end.close()
+            self.reactor.remove(end.source)  # what has become of the producer, its host will say
             link.lane = None
-            return False
-        if message is None:
-            return False
-        if message.type == lane.Type.FRAMES and link.lane is not None:
+            return
+        if message is not None:
+            if message[0] == _FRAMES and link.is_up:
+                self._arrive(link, message)
+            else:
+                self._take(link, end, message)
+
+    def _read_out(self, link: InputLink, end: FastLane) -> None:
+        """Take all that there is on a fast lane: as much as its window, at most."""
+        with contextlib.suppress(Closed):
+            while (message := end.receive()) is not None:
+                self._take(link, end, message)
+
+    def _take(self, link: InputLink, end: FastLane, message: lane.Message) -> None:
+        if message.type == lane.Type.FRAMES and link.is_up:
             self._arrive(link, message)
         elif message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
         else:
             raise Broken(f"input {link.port!r}: a lane message of type {message.type} on its fast lane")
-        return True
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):
-            self._arrived(arrival)
+            if arrival.header[0] != _INTERRUPT:
+                self._inbox.append(arrival)
+            else:
+                self._interrupt(arrival)
 
     def _answered(
         self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]
@@ -419,13 +486,10 @@ class NodeLoop:
         if self.reactor.watches(end.source):
             self.reactor.add_writer(end.source, link.flush)
 
-    def _arrived(self, arrival: Arrival) -> None:
-        """Take an arrival in; an interrupt overtakes what waits."""
-        if arrival.header.kind == Kind.INTERRUPT:
-            self._interrupted(arrival)
-            self._credit(arrival)
-        else:
-            self._inbox.append(arrival)
+    def _interrupt(self, arrival: Arrival) -> None:
+        """An interrupt overtakes what waits."""
+        self._interrupted(arrival)
+        self._credit(arrival)
 
     def _introduced(self, route: bytes, message: lane.Message) -> None:
         """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""
@@ -443,9 +507,18 @@ class NodeLoop:
         self._routes[route] = link
         link.mark(RouterLane(self._receiver, route), epoch)
 
-    def _fast_lane(self, descriptor: int) -> FastLane:
-        self._fast_lanes.append(FastLane(socket.socket(fileno=descriptor)))
-        return self._fast_lanes[-1]
+    def _detach(self, segment: int) -> None:
+        """No further frame lies in a segment; called in the umbilical's thread."""
+        self.reactor.call_soon(lambda: self.reactor.call_later(DETACH_S, lambda: self._forget_segment(segment)))
+
+    def _forget_segment(self, segment: int) -> None:
+        """Take in what is under way, for it may lie there; then let go."""
+        for link in self._inputs:
+            if link.edge in self._lanes_in:
+                self._read_out(link, self._lanes_in[link.edge])
+        if self._receiver is not None:
+            self._receive()
+        self._memory.forget(segment)
 
     def _trim(self) -> None:
         for port in self._ports.values():

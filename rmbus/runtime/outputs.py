@@ -17,6 +17,7 @@ from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
+from rmbus.values import Draft
 
 END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
@@ -67,6 +68,7 @@ class OutputPort:
 
     def drop(self, link: OutputLink, reason: str) -> None:
         """The consumer of an edge is gone: what waits for it is dropped; what it still holds is never written again."""
+        link.cut()
         link.mailbox.close(reason)
         self._spoil(link.lending.take_all())
         self.links.remove(link)
@@ -109,7 +111,8 @@ class OutputPort:
         key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
         size = len(payload)
         if size <= INLINE_BYTES:
-            item = _tuple(Item, (kind, encode_frame(header, payload), size, b"", None, None, key, origin))
+            inline = bytes(payload) if isinstance(payload, Draft) else payload
+            item = _tuple(Item, (kind, encode_frame(header, inline), size, b"", None, None, key, origin))
         else:
             item = self._large(frame, header, payload, size, key)._replace(origin=origin)
         if self.keeps_last and key is not False:
@@ -133,7 +136,7 @@ class OutputPort:
         """Whether a reader can see a segment; those that cannot get what lies in it apart."""
         return any(segment in link.segments for link in self.links if link.shares)
 
-    def _large(self, frame: Frame, header: Header, payload: lane.Buffer, size: int, key: bool | None) -> Item:
+    def _large(self, frame: Frame, header: Header, payload: lane.Buffer | Draft, size: int, key: bool | None) -> Item:
         """Return an item whose payload is in shared memory, or, where none is to be had, in this process's own."""
         held = self._held(frame, payload, size)
         if held is not None:
@@ -143,10 +146,15 @@ class OutputPort:
             self._words[counters.Node.COPIED] += size
         return Item(header.kind, encode_frame(header, size), size, own, None, header, key)
 
-    def _held(self, frame: Frame, payload: lane.Buffer, size: int) -> Held | None:
+    def _held(self, frame: Frame, payload: lane.Buffer | Draft, size: int) -> Held | None:
         """Return where a payload lies in shared memory: where it was lent or received, or where it is copied to."""
         held = memory_of(frame)
-        if isinstance(held, Held) and held.place.size == size and self._may_share(held.place.segment):
+        if (
+            isinstance(held, Held)
+            and held.place.size == size
+            and self._memory.has(held.mapping)
+            and self._may_share(held.place.segment)
+        ):
             return held  # it was lent to be rendered in, or is another's, and lent on
         slot = self.room(size)
         if slot is not None:

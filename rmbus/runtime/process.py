@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine
 from rmbus.transport.counters import Page
-from rmbus.transport.umbilical import Umbilical, close_all, read_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all, descriptor_at, read_all
 
 if TYPE_CHECKING:
     from rmbus.node import Node
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SWITCH_S: Final = 0.0005
 """A thread of the user's that never waits may keep the interpreter from the data thread for no longer than this."""
 
-READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.loop")
+READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.cooperative")
 """What a spare process has imported before it is asked for."""
 
 
@@ -57,6 +57,7 @@ class Process:
         Raises:
             whatever went wrong, after the host has been told.
         """
+        from rmbus.runtime.cooperative import CooperativeLoop
         from rmbus.runtime.invoke import Invoker
         from rmbus.runtime.loop import NodeLoop
         from rmbus.runtime.memory import NodeMemory
@@ -68,7 +69,8 @@ class Process:
             invoker = Invoker(load())
             invoker.join(start.inputs, start.outputs)
             memory = NodeMemory(self._say)
-            loop = NodeLoop(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
+            kind = CooperativeLoop if invoker.is_async else NodeLoop
+            loop = kind(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
             listener.start()
             try:
@@ -118,12 +120,16 @@ class Process:
         while True:
             try:
                 _, message, descriptors = self._umbilical.receive()
+            except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+                message, descriptors = stripped.message, []
             except RmbusError as error:
                 if not isinstance(error, Closed):
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
-            if isinstance(message, messages.Detach):  # in order with the word that its producer is gone: what lies in it
+            if isinstance(
+                message, messages.Detach
+            ):  # in order with the word that its producer is gone: what lies in it
                 loop.reactor.call_soon(_order(memory.take, message, descriptors))  # is read before
                 continue
             if memory.take(message, descriptors):
@@ -161,22 +167,19 @@ def obey(
 ) -> None:
     """Carry out an order of the host in the node's loop."""
     if isinstance(message, messages.Input):
-        loop.add_input(
-            message,
-            Page(descriptors[message.page]),
-            _given(descriptors, message.listener),
-            _given(descriptors, message.lane),
-        )
-        close_all([descriptors[message.page]])
+        topic = f", topic {message.topic}" if message.topic else ""
+        with _linking(f"input {message.port!r} (edge {message.edge}{topic})"):
+            page = descriptor_at(descriptors, message.page)
+            lane, listener = _given(descriptors, message.lane), _given(descriptors, message.listener)
+            loop.add_input(message, Page(page), listener, lane)
+            close_all([page])
     elif isinstance(message, messages.Output):
         edge = message.edge
-        loop.add_output(
-            message,
-            Page(descriptors[message.page]),
-            _given(descriptors, message.lane),
-            lambda: say(messages.Linked(session, edge)),
-        )
-        close_all([descriptors[message.page]])
+        with _linking(f"output {message.port!r} (edge {edge})"):
+            page = descriptor_at(descriptors, message.page)
+            lane = _given(descriptors, message.lane)
+            loop.add_output(message, Page(page), lane, lambda: say(messages.Linked(session, edge)))
+            close_all([page])
     elif isinstance(message, messages.Publish):
         loop.publish(message)
     elif isinstance(message, messages.Gone):
@@ -191,7 +194,18 @@ def obey(
 
 
 def _given(descriptors: list[int], place: int) -> int | None:
-    return descriptors[place] if place >= 0 else None
+    return descriptor_at(descriptors, place) if place >= 0 else None
+
+
+@contextlib.contextmanager
+def _linking(edge: str) -> Generator[None]:
+    """Name the edge that cannot be linked, since no descriptor is left, say."""
+    import zmq
+
+    try:
+        yield
+    except (OSError, zmq.ZMQError) as error:
+        raise Broken(f"{edge} cannot be linked: {error}") from error
 
 
 def text_of(error: BaseException) -> str:

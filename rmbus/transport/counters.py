@@ -101,7 +101,7 @@ class Page:
 
     def latency(self, nanoseconds: int) -> None:
         """Count one frame that took so long from its capture to its delivery."""
-        octave = nanoseconds.bit_length() - 1
+        octave = nanoseconds.bit_length() - 1 if nanoseconds > 0 else 0  # below 0: clocks differ
         place = _HISTOGRAM
         if octave >= _FIRST_OCTAVE:
             place += min((octave - _FIRST_OCTAVE) * _PER_OCTAVE + (nanoseconds >> octave - 4 & 15), _BUCKETS - 1)

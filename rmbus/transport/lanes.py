@@ -14,6 +14,7 @@ from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import MAX_LANE_BYTES, MAX_PAYLOAD_BYTES
 from rmbus.transport.sockets import Socket
 
+_PIECE: Final = int(lane.Type.PIECE)
 PIECE_BYTES: Final = 64 * 1024
 """Of a payload that travels apart on the fast lane."""
 
@@ -170,18 +171,22 @@ class FastLane:
                 size = self._socket.recv_into(self._buffer)
             except BlockingIOError:
                 return None
+            except ConnectionResetError:
+                continue  # the other end has left something unread; what it had sent before is still here
             except OSError as error:
                 raise Closed(f"the lane is cut: {error}") from error
             if not size:
                 raise Closed("the other end of the lane is gone")
-            message = lane.decode([self._view[:size]])
-            if message.type != lane.Type.PIECE:
+            message = lane.decode_one(self._view[:size])
+            if message[0] != _PIECE:
                 return self._whole(message) if self._pieces else message
             self._add(message)
 
     def _add(self, piece: lane.Message) -> None:
         if piece.number != self._place and self._pieces:
             raise MalformedFrame("pieces of two payloads are mixed")
+        if not len(piece.body):  # else a peer that sends nothing for ever would hold its reader up for ever
+            raise MalformedFrame("a piece of a payload has no bytes")
         if len(self._pieces) + len(piece.body) > MAX_PAYLOAD_BYTES:
             raise MalformedFrame("the pieces of a payload are larger than a payload may be")
         self._place = piece.number

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import heapq
 import mmap
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmbus.protocol.frames import Place
+from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import TICKETS
 from rmbus.transport.counters import TICKET_WORDS, Edge, Page
+from rmbus.values import Draft
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 NEVER: Final = 1 << 63
@@ -115,12 +119,13 @@ class Ledger:
         page: of the edge. quota: how much may be held here at once.
     """
 
-    __slots__ = ("_quota", "held", "words")
+    __slots__ = ("__weakref__", "_quota", "held", "words")
 
     def __init__(self, page: Page, quota: int) -> None:
         self.words = page.words
         self.held: set[int] = set()
         self._quota = quota
+        _ledgers.add(self)
 
     def take(self, mapping: Mapping, place: Place, ticket: int, number: int) -> Bytes | bytes:
         """Return what lies at a place: a view while the quota lasts, else a copy, which is counted."""
@@ -131,8 +136,20 @@ class Ledger:
         return lease.view().tobytes()
 
     def end(self) -> None:
-        """Another epoch begins: what is still held was lent by a producer that is gone; its tickets are others' now."""
+        """Give nothing back any more: it was lent by a producer that is gone, and its tickets are others' now."""
         self.words = memoryview(bytearray(8 * (TICKET_WORDS + TICKETS + 1))).cast("Q")
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """What a forked child lets go of is still held by its parent: a child gives nothing back."""
+    for ledger in list(_ledgers):
+        ledger.end()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Lending:
@@ -189,10 +206,14 @@ class Slot(Held):
         super().__init__(mapping, place, writable=True)
         self._index, self._free = index, free
 
-    def write(self, payload: Any) -> None:
-        """Copy a payload, as many bytes as the slot was asked for."""
+    def write(self, payload: Buffer | Draft) -> None:
+        """Copy a payload, as many bytes as the slot was asked for; one that is not written yet is written there."""
         offset, size = self.place.offset, self.place.size
-        self.mapping.view[offset : offset + size] = payload
+        room = self.mapping.view[offset : offset + size]
+        if isinstance(payload, Draft):
+            payload.write(room)
+        else:
+            room[:] = payload
 
     def __del__(self) -> None:
         self._free.append(self._index)  # any thread may be the last to let go, so nothing more is done here

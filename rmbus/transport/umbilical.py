@@ -1,12 +1,13 @@
 """The umbilical: one `SOCK_SEQPACKET` between a host and each of its nodes, for control messages and descriptors.
 
-Descriptors travel here and nowhere else, and only from the host to a node.
+Descriptors travel here and nowhere else: from a host to its node, and between two hosts of one user that meet.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -17,7 +18,20 @@ from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 
 MAX_DESCRIPTORS = 64
+NONE_LEFT = "this process may open no more files (see `ulimit -n`)"
 _CREDENTIALS = struct.Struct("3i")
+
+
+class Stripped(Broken):
+    """A message came without its descriptors: this process can open no more.
+
+    Attributes:
+        message: what came.
+    """
+
+    def __init__(self, message: messages.Message) -> None:
+        super().__init__(f"the message {message.tag!r} came without its descriptors: {NONE_LEFT}")
+        self.message = message
 
 
 class Umbilical:
@@ -51,6 +65,15 @@ class Umbilical:
         Raises:
             TooLarge: the message is too large for a datagram. Broken: the other end is gone, or does not read.
         """
+        if not self.try_send(message, descriptors, number):
+            raise Broken("the umbilical is cut: its other end does not read")
+
+    def try_send(self, message: messages.Message, descriptors: Sequence[int] = (), number: int = 0) -> bool:
+        """Send a message if there is room for it; the descriptors stay the caller's own. A node waits for room.
+
+        Raises:
+            TooLarge: the message is too large for a datagram. Broken: the other end is gone.
+        """
         data = messages.encode(message, number)
         if len(data) > MAX_DATAGRAM_BYTES:
             raise TooLarge(f"the {message.tag!r} message", len(data), MAX_DATAGRAM_BYTES)
@@ -59,8 +82,11 @@ class Umbilical:
         )
         try:
             self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT if self._is_host else 0)
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise Broken(f"the umbilical is cut: {error}") from error
+        return True
 
     def receive(self) -> tuple[int, messages.Message, list[int]]:
         """Wait for the next message.
@@ -69,11 +95,11 @@ class Umbilical:
             Its id, the message, and the descriptors that came with it, which are the caller's to close.
 
         Raises:
-            Closed: the other end is gone. MalformedFrame: it sent what is no message. Broken: descriptors were lost.
+            Closed: the other end is gone. MalformedFrame: it sent what is no message. Stripped: descriptors were lost.
         """
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags = self._read(room)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -82,15 +108,23 @@ class Umbilical:
         if not data:
             close_all(descriptors)
             raise Closed("the other end of the umbilical is gone")
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            close_all(descriptors)
-            raise Broken("a message on the umbilical lost descriptors or bytes (is the limit of open files reached?)")
         try:
+            if flags & socket.MSG_TRUNC:
+                raise Broken("a message on the umbilical was larger than any may be")
             number, message = messages.decode(data)
-        except ProtocolError:
+            if flags & socket.MSG_CTRUNC:
+                raise Stripped(message)
+        except (Broken, ProtocolError):
             close_all(descriptors)
             raise
         return number, message, descriptors
+
+    def _read(self, room: int) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        while True:
+            try:
+                return self._socket.recvmsg(MAX_DATAGRAM_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)[:3]
+            except ConnectionResetError:  # the other end has left something unread; what it said before is still here
+                continue
 
     def finish(self) -> None:
         """Say nothing more: the other end hears that this one leaves, and this one hears on until that has left too."""
@@ -111,6 +145,17 @@ class Umbilical:
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self.peer_pid = _CREDENTIALS.unpack_from(data)[0] or self.peer_pid
         return found
+
+
+def descriptor_at(descriptors: Sequence[int], place: int) -> int:
+    """Return one of the descriptors that came with a message.
+
+    Raises:
+        OSError: it did not come.
+    """
+    if not 0 <= place < len(descriptors):
+        raise OSError(errno.EMFILE, NONE_LEFT)
+    return descriptors[place]
 
 
 def close_all(descriptors: Sequence[int]) -> None:

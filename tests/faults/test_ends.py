@@ -116,7 +116,7 @@ def test_a_class_that_raises(ground: Ground) -> None:
 
 def test_a_gateway_that_dies_is_replaced(ground: Ground) -> None:
     """The run that it carried ends with an error; the next run on the same host works."""
-    ground.start()
+    ground.start("gateways")
     os.kill(ground.find("rmbus.brokers.gateway"), signal.SIGKILL)
     status, told, _, _ = ground.outcome(WITHIN_S)
     assert status == 1

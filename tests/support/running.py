@@ -1,6 +1,7 @@
 """A user's script that runs a film-like stream through a node on another host, for tests that break it on the way.
 
-Run as `python running.py ADDRESS [FAULT]`. It prints a line of JSON once the frames flow.
+Run as `python running.py ADDRESS [FAULT]`; with `gateways` for a fault, the hosts do not meet. It prints a line of JSON
+once the frames flow.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     address, fault = sys.argv[1], (sys.argv[2:] or ["none"])[0]
     pipeline = Frames() >> Invert(fault).options(on=address) >> Sink()
     try:
-        with pipeline.start() as session:
+        with Session(pipeline, fast=fault != "gateways") as session:
             while session.report().frames < 5:
                 wait_a_little(session)
             nodes = {node.name: node.pid for node in session.report().nodes}

@@ -1,0 +1,55 @@
+"""The command scripts/bench, on rmbus alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from command import Command
+
+ROOT = Path(__file__).parents[2]
+
+KEYS = {"system", "workload", "size_bytes", "rate_hz", "p50_us", "p99_us", "per_s", "cpu_s", "rss_bytes", "lost"}
+
+
+def bench(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    with Command(folder) as command:
+        return subprocess.run(
+            [str(ROOT / "scripts" / "bench"), *map(str, arguments)],
+            cwd=folder,
+            env=command.env,
+            capture_output=True,
+            text=True,
+            timeout=80,
+            check=False,
+        )
+
+
+@pytest.mark.timeout(90)  # two runs of a pipeline, on machines that share their cores
+def test_a_quick_run_writes_rows_and_judges_the_bars(tmp_path: Path) -> None:
+    """One hop of small pictures at both rates: nothing is lost, and every figure is there."""
+    chosen = ("--only", "latency", "--sizes", "64B", "--systems", "rmbus-copy", "--rounds", 1)
+    done = bench(tmp_path, "--quick", "--bars", *chosen, "--json", tmp_path / "rows.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [set(row) for row in rows] == [KEYS, KEYS]
+    assert [(row["system"], row["workload"], row["size_bytes"], row["rate_hz"]) for row in rows] == [
+        ("rmbus-copy", "latency", 64, 30),
+        ("rmbus-copy", "latency", 64, 1000),
+    ]
+    for row in rows:
+        assert row["lost"] == 0
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert row["cpu_s"] > 0
+        assert row["rss_bytes"] > 10_000_000
+    assert "latency 64B 30 Hz" in done.stdout
+    assert "not measured" in done.stdout
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Wrong usage is told before anything is run."""
+    done = bench(tmp_path, "--against", "nobody")
+    assert done.returncode == 2
+    assert "there is no rival 'nobody'" in done.stderr

@@ -1,0 +1,188 @@
+"""Rounds of a fault test: pictures flow, a process is killed at a point, and what must hold for the others is looked at.
+
+A round returns what did not hold, in words. What happens in it follows from its seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+from breakable import Keeper, Painter, Passer
+from breaking import RARE, Fault
+from census import Census, census, settles
+from hatchery import Hatchling, Order
+from stage import Play, Stage, open_accounts, play, seen, wait_for
+
+from rmbus import NodeError
+from rmbus.errors import RmbusError
+
+PRODUCER: Final = "producer"
+MIDDLE: Final = "middle"
+CONSUMER: Final = "consumer"
+ASIDE: Final = "aside"
+
+ON: Final = 25
+"""Pictures that are made after a kill, so that memory which is given back too early is written to again."""
+
+_NAMES: Final = {PRODUCER: "head", MIDDLE: "middle", CONSUMER: "tail"}
+
+
+@attrs.frozen
+class Round:
+    """What is to happen in a round.
+
+    Attributes:
+        victim, fault: who is killed, and where. number: of the round; it is the stream of its pictures.
+        forker: who forks a child that lets go of all that it inherits, and stays: the victim, a survivor, or nobody.
+        forks_at: at which of its pictures. fast: whether fast lanes are used.
+    """
+
+    victim: str
+    fault: Fault
+    number: int
+    forker: str
+    forks_at: int
+    fast: bool
+
+    @classmethod
+    def drawn(cls, victim: str, point: str, number: int, seed: int) -> Round:
+        """Return the round that a seed means."""
+        chance = random.Random(f"{victim}/{point}/{seed}")
+        nth = chance.randint(1, 2 if point in RARE else 25)
+        forker = chance.choice((victim, CONSUMER, ASIDE, "", "", ""))
+        return cls(victim, Fault(point, nth), number, forker, chance.randint(1, 20), chance.random() < 0.7)
+
+    def forks(self, who: str) -> int:
+        """Return when one of the processes forks."""
+        return self.forks_at if who == self.forker else 0
+
+
+def chain(stage: Stage, plan: Round) -> list[str]:
+    """A session: head to middle to tail, which lends on, and head to aside. One of the first three is killed."""
+    head = Painter(plan.number, forks_at=plan.forks(PRODUCER)).options(name="head")
+    middle = Passer(forks_at=plan.forks(MIDDLE)).options(name="middle")
+    tail = Keeper(keeps=12, forks_at=plan.forks(CONSUMER)).options(name="tail")
+    aside = Keeper(keeps=24, forks_at=plan.forks(ASIDE)).options(name="aside")  # more than may be held: it gets copies
+    name = _NAMES[plan.victim]
+    with play(stage, (head >> middle >> tail) | (head >> aside), faults={name: plan.fault}, fast=plan.fast) as run:
+        victim = run.cast[name]
+        survivors = [each for each in run.cast.values() if each is not victim]
+        if not victim.dies(10.0):
+            return [f"the point was not reached: {run.session.report()}"]
+        wrong: list[str] = []
+        if plan.victim != PRODUCER:
+            wrong += _goes_on(run.cast["aside"])
+            run.cast["head"].ask("finish")
+        wrong += _look_all(survivors)
+        wrong += settle_accounts(survivors)
+        wrong += _reported(run)
+        wrong += _ended_by(run, name)
+        wrong += _look_all(survivors)  # the session has ended, and they still have their views
+    stage.close_all()
+    return wrong
+
+
+@attrs.frozen
+class Watchers:
+    """Subscribers that stay for many rounds: one for what is made, one for what is passed on."""
+
+    made: Hatchling
+    passed: Hatchling
+    bases: tuple[Census, Census]
+
+    @classmethod
+    def join(cls, stage: Stage) -> Watchers:
+        """Let them join."""
+        made = stage.hatch(Order("keeper", {"keeps": 24}, inputs={"video": "made/*"}))
+        passed = stage.hatch(Order("keeper", {"keeps": 12}, inputs={"video": "passed/*"}))
+        stage.hatched.clear()
+        for each in (made, passed):
+            wait_for(lambda each=each: census(each.pid).threads > 2)  # type: ignore[misc]
+        return cls(made, passed, (census(made.pid), census(passed.pid)))
+
+    def left_over(self) -> str:
+        """Say what they have beyond their bases, some time after they have let go of all."""
+        for each in (self.made, self.passed):
+            each.ask("forget")
+        pairs = list(zip((self.made, self.passed), self.bases, strict=True))
+        return settles(lambda: "; ".join(told for each, base in pairs if (told := census(each.pid).beyond(base))), 6.0)
+
+    def close(self) -> None:
+        """Let them go."""
+        self.made.close()
+        self.passed.close()
+
+
+def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
+    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers of both. One of the first three dies."""
+    source, passed = f"made/{plan.number}", f"passed/{plan.number}"
+    orders = {
+        CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),
+        MIDDLE: Order("passer", {"forks_at": plan.forks(MIDDLE)}, inputs={"video": source}, outputs={"out": passed}),
+        PRODUCER: Order(
+            "painter",
+            {"stream": plan.number, "every_s": 0.001, "forks_at": plan.forks(PRODUCER)},
+            outputs={"out": source},
+        ),
+    }
+    orders[plan.victim] = attrs.evolve(orders[plan.victim], fault=plan.fault)
+    cast = {role: stage.hatch(order) for role, order in orders.items()}
+    victim = cast[plan.victim]
+    if not victim.dies(10.0):
+        return [f"the point was not reached: {[each.outcome(0.1) for each in cast.values()]}"]
+    wrong: list[str] = []
+    survivors = [each for each in cast.values() if each is not victim]
+    if plan.victim != PRODUCER:
+        wrong += _goes_on(watchers.made)
+        cast[PRODUCER].ask("finish")
+    for each in survivors:
+        outcome = each.outcome(10.0)
+        if outcome != "":
+            wrong.append(f"the {each.order.kind} did not end as it should, but so: {outcome}")
+    everybody = [*survivors, watchers.made, watchers.passed]
+    wrong += _look_all(everybody)
+    wrong += settle_accounts(everybody)
+    wrong += _look_all(everybody)
+    for each in (watchers.made, watchers.passed):
+        each.ask("forget")
+    stage.close_all()
+    return wrong
+
+
+def settle_accounts(survivors: Iterable[Hatchling]) -> list[str]:
+    """Say which accounts do not close, when all has come to rest."""
+    told = settles(lambda: "\n".join(line for each in survivors for line in open_accounts(each)), 5.0)
+    return [told] if told else []
+
+
+def _goes_on(reader: Hatchling) -> list[str]:
+    """Let pictures flow for a while after the kill."""
+    target = seen(reader) + ON
+    return [] if wait_for(lambda: seen(reader) >= target) else ["nothing flows any more between the survivors"]
+
+
+def _look_all(survivors: Iterable[Hatchling]) -> list[str]:
+    """Look at every picture that the survivors keep, and at how they are."""
+    wrong: list[str] = []
+    for each in survivors:
+        wrong += [f"the {each.order.kind} saw: {what}" for what in each.ask("look")["bad"]]
+    return wrong
+
+
+def _reported(run: Play) -> list[str]:
+    """Look at the session's report: at rest nothing is under way, on any edge."""
+    return [f"the report says of an edge at rest: {edge}" for edge in run.session.report().edges if edge.in_flight]
+
+
+def _ended_by(run: Play, name: str) -> list[str]:
+    """Look at the end of the session: it must tell of the node that was killed, and of no other."""
+    try:
+        run.session.wait(5.0)
+    except NodeError as error:
+        return [] if error.node == name else [f"the session tells of another failure: {error}"]
+    except (RmbusError, TimeoutError) as error:
+        return [f"the session has ended otherwise: {error}"]
+    return ["the session has not told of the kill"]
