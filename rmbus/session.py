@@ -177,7 +177,8 @@ class Session:
         Each event is a dict: `account`, once a second, of all nodes and edges; `node` and `link` where something has
         changed; `session` at its end. It is best effort, and whoever is slow misses some.
         """
-        return SessionEvents(self.id, EventIntake([each.connection for each in self._clients.values()], self._is_done))
+        hosts = [] if self._final is not None else [each.connection for each in self._clients.values()]
+        return SessionEvents(self.id, EventIntake(hosts, self._is_done))
 
     def check(self) -> None:
         """Raise what has failed, or that the pipeline cannot go on; else return at once."""

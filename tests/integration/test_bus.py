@@ -535,12 +535,12 @@ def test_two_subscriptions_and_a_publisher_in_one_process(scripts: Scripts) -> N
 
 
 def test_the_topics_of_a_pipeline(tmp_path: Path) -> None:
-    """Any output of a running pipeline is a topic, without a host of one's own; a reader that stands still delays no end."""
+    """Any output of a running pipeline is a topic, without a host of one's own; a reader that stands still is left."""
     with Scripts(tmp_path, host=False) as scripts:
         pipeline = up(
             scripts.start(
                 """
-                sys.path.insert(0, %r)
+                sys.path.insert(0, SUPPORT)
                 from streams import Count, Double, Take
                 pipeline = Pipeline([Count(100_000, every_s=0.01), Double(), Take()], name="sums")
                 with pipeline.start() as session:
@@ -550,7 +550,6 @@ def test_the_topics_of_a_pipeline(tmp_path: Path) -> None:
                     report = session.stop()
                     say([report.edges[1].published == report.frames, report.dropped, time.monotonic() - began])
             """
-                % str(Path(__file__).parents[1] / "support")
             )
         )
         text = """
@@ -612,3 +611,227 @@ def test_a_node_reads_what_a_dead_publisher_has_sent(scripts: Scripts) -> None:
     assert node.returncode == 0, err
     assert out.splitlines()[0] == "1 1 1"
     assert err == "rmbus: topic pictures has ended: its publisher is gone\n"
+
+
+def test_encoded_video_waits_by_itself(scripts: Scripts) -> None:
+    """Eight frames of it wait where nothing else is asked for; what is dropped, is dropped up to a key frame."""
+    reader = up(
+        scripts.start("""
+            bus = rmbus.connect()
+            film = bus.subscribe("film")
+            say("up")
+            first = next(film)
+            hear()
+            say([first.pts, [frame.pts for frame in film], film.dropped, str(first.format.codecs)])
+        """)
+    )
+    writer = scripts.start("""
+        with rmbus.connect() as bus, bus.publish("film") as film:
+            for number in range(36):
+                film.send(Packet(b"x" * 100, "h264", key=number % 10 == 0, pts=number))
+                if not number:
+                    say("up")
+                    hear()
+            say("sent")
+    """)
+    up(writer)
+    writer.tell()
+    assert writer.heard() == "sent"
+    reader.tell()
+    # One more is in the window. In the mailbox 2 to 9 wait, and go for 10; so do 10 to 17 for 18, and what follows.
+    assert reader.said() == [[0, [1, *range(30, 36)], {"awaiting_key": 28}, "('h264',)"]]
+    writer.said()
+
+
+AIO = """
+    import asyncio
+
+    async def main():
+        async with rmbus.aio.connect() as bus:
+            numbers = bus.subscribe("numbers", delivery=drop_oldest(500))
+            async def read():
+                return [frame.value if isinstance(frame, Data) else frame.array.shape async for frame in numbers]
+            async with numbers, asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(read())
+                async with bus.publish("numbers") as publisher:
+                    for number in range(100):
+                        await publisher.send(number)
+                    picture = VideoFrame(np.zeros((480, 640, 3), np.uint8))
+                    await publisher.send(picture)
+                    async with publisher.loan(like=picture) as lent:
+                        lent.array[:] = 1
+            got = reading.result()
+            say([got[:100] == [*range(100)], got[100:], numbers.dropped])
+
+            states = await bus.publish("states")
+            await states.send("on")
+            last = bus.subscribe("states", last=True)
+            say((await anext(last)).value)
+            try:
+                async with asyncio.timeout(0.2):
+                    await anext(last)
+            except TimeoutError:
+                say("cancelled")
+            await states.send("off")
+            say((await anext(last)).value)  # nothing was lost with what was cancelled
+
+            async def wait_for_more():
+                async for _ in last:
+                    pass
+                say("ended")
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(wait_for_more())
+                await asyncio.sleep(0)
+                await last.close()
+            await states.close()
+            await states.close()
+            try:
+                await bus.publish("cam//a")
+            except RmbusError as error:
+                say(type(error).__name__)
+            say(len(asyncio.all_tasks()))
+"""
+
+
+@pytest.mark.parametrize("run", ["asyncio.run(main(), debug=True)", "import uvloop; uvloop.run(main())"])
+def test_the_awaitable_twins(scripts: Scripts, run: str) -> None:
+    """The same in event loops of both kinds, cancelled and closed, and no task is left."""
+    assert scripts.start(f"{AIO}\n    {run}").said() == [
+        [True, [[480, 640, 3]] * 2, {}],
+        *("on", "cancelled", "off", "ended", "ProtocolError", 1),
+    ]
+
+
+def test_blocking_names_in_an_event_loop(scripts: Scripts) -> None:
+    """As in a notebook: a loop runs in the thread, and the plain names work nevertheless."""
+    said = scripts.start("""
+        import asyncio
+        async def cell():
+            with rmbus.connect() as bus, bus.subscribe("numbers") as numbers, bus.publish("numbers") as publisher:
+                publisher.send(5)
+                say(next(numbers).value)
+        asyncio.run(cell())
+    """).said()
+    assert said == [5]
+
+
+def test_cancelled_while_it_opens(scripts: Scripts) -> None:
+    """A host that stands still holds no task, and nothing of what was asked for is left when it goes on."""
+    script = up(
+        scripts.start("""
+            import asyncio
+            async def main():
+                async with rmbus.aio.connect(timeout_s=20) as bus:
+                    say("up")
+                    hear()
+                    began = time.monotonic()
+                    for opening in (bus.publish("numbers"), anext(bus.subscribe("numbers"))):
+                        try:
+                            async with asyncio.timeout(0.2):
+                                await opening
+                        except TimeoutError:
+                            say("cancelled")
+                    say(time.monotonic() - began < 5)
+                    hear()
+                    async with asyncio.timeout(20):
+                        while True:
+                            try:
+                                publisher = await bus.publish("numbers")
+                                break
+                            except RmbusError:
+                                await asyncio.sleep(0.05)
+                    say("published")
+            asyncio.run(main())
+        """)
+    )
+    assert scripts.host is not None
+    scripts.host.send_signal(signal.SIGSTOP)
+    script.tell()
+    assert [script.heard() for _ in range(3)] == ["cancelled", "cancelled", True]
+    scripts.host.send_signal(signal.SIGCONT)
+    script.tell()
+    assert script.said() == ["published"]
+
+
+def test_events(scripts: Scripts) -> None:
+    """A host tells of its sessions once a second and at every change, like a topic; a session of itself."""
+    listener = up(
+        scripts.start("""
+            bus = rmbus.connect()
+            told = bus.subscribe("rmbus/events")
+            say("up")
+            for event in told:
+                value = event.value
+                say(value)
+                if value["event"] == "session":
+                    break
+            say([event.topic, told.dropped])
+        """)
+    )
+    session = scripts.start(
+        """
+        sys.path.insert(0, SUPPORT)
+        from streams import Count, Double, Take
+        from rmbus.joined import find_bus
+        pipeline = Pipeline([Count(200, every_s=0.01), Double(), Take()], name="sums")
+        with pipeline.start(on=find_bus(None).address) as session:
+            events = [dict(event) for event in session.events()]
+            kinds = [event["event"] for event in events]
+            say([session.id, {event["session"] for event in events} == {session.id}, sorted(set(kinds))])
+            say([[event["name"], event["state"]] for event in events if event["event"] == "node"])
+        say(list(session.events()))
+    """
+    )
+    identity, only_own, kinds = session.heard()
+    assert (only_own, kinds) == (True, ["account", "node"])
+    assert sorted(session.heard()) == [["count", "ended"], ["double", "ended"], ["take", "ended"]]
+    assert session.heard() == []
+    assert session.end()[0] == 0
+    *events, (topic, dropped) = listener.said()
+    assert (topic, dropped) == ("rmbus/events", {})
+    assert {event["session"] for event in events} == {identity}
+    assert events[-1] == {"event": "session", "host": events[0]["host"], "session": identity, "state": "ended"}
+    links = [[event["producer"], event["out"], event["consumer"], event["into"]] for event in events if "into" in event]
+    assert sorted(links) == [["count", "out", "double", "in"], ["double", "out", "take", "in"]]
+    states = [(event["name"], event["state"]) for event in events if event["event"] == "node"]
+    assert sorted(states) == [(name, state) for name in ("count", "double", "take") for state in ("ended", "ready")]
+    accounts = [event for event in events if event["event"] == "account" and event["edges"]]
+    assert len(accounts) >= 2
+    for account in accounts:
+        for edge in account["edges"]:
+            assert edge["published"] == edge["delivered"] + edge["in_flight"] + sum(edge["dropped"].values())
+            assert edge["lane"].startswith("fast")
+    assert accounts[-1]["edges"][0]["published"] > accounts[0]["edges"][0]["published"]
+    assert {node["name"] for node in accounts[-1]["nodes"]} == {"count", "double", "take"}
+    assert accounts[-1]["edges"][1]["latency_p50_s"] > 0
+
+
+def test_events_end_with_their_host(scripts: Scripts) -> None:
+    """Whoever listens is told by an error; a stranger without the keys hears nothing."""
+    script = scripts.start("""
+        import zmq
+        from zmq.utils.monitor import recv_monitor_message
+        from rmbus.errors import HostError
+        bus = rmbus.connect()
+        folder = bus.address.removeprefix("ipc://").rpartition("/")[0]
+        stranger = zmq.Context().socket(zmq.SUB)
+        stranger.setsockopt(zmq.SUBSCRIBE, b"")
+        changes = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        stranger.connect(f"ipc://{folder}/events.sock")
+        say(changes.poll(5000) and recv_monitor_message(changes)["event"] == zmq.EVENT_DISCONNECTED)
+        stranger.disable_monitor()
+        stranger.close(linger=0)
+        with bus.subscribe("rmbus/events") as events:
+            say("up")
+            try:
+                next(events)
+            except HostError as error:
+                say(str(error))
+    """)
+    assert script.heard() is True
+    up(script)
+    assert scripts.host is not None
+    scripts.host.kill()
+    scripts.host.communicate()
+    (told,) = script.said()
+    assert told.startswith("the events have ended: the host at ipc://")

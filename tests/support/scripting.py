@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from command import Command, finish
 
-PRELUDE = """
+PRELUDE = f"""
+SUPPORT = {str(Path(__file__).parent)!r}
 import json, os, sys, threading, time
 import numpy as np
 import rmbus
