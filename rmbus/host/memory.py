@@ -209,8 +209,13 @@ class Memory:
     def _drop(self, segment: Segment) -> None:
         del self._segments[segment.number]
         os.close(segment.descriptor)
-        for endpoint in segment.mapped | segment.waiting:
+        readers = segment.mapped | segment.waiting
+        segment.waiting.clear()
+        for endpoint in readers:
             endpoint.worker.send(messages.Detach(segment.number))
+        for producer, port in segment.outlets:
+            if producer is not segment.owner:  # it may wait for the word that it can lend on
+                producer.worker.send(messages.Usable(port, segment.number, []))
 
 
 def _create(size: int) -> int:
