@@ -271,8 +271,12 @@ class Memory:
     def _drop(self, segment: Segment) -> None:
         del self._segments[segment.number]
         os.close(segment.descriptor)
+        segment.waiting.clear()
         for endpoint in segment.given:
             endpoint.worker.send(messages.Detach(segment.number))
+        for producer, port in segment.outlets:
+            if producer is not segment.owner:  # it may wait for the word that it can lend on
+                producer.worker.send(messages.Usable(port, segment.number, []))
 
 
 def is_sealed(descriptor: int, wanted: int) -> bool:
