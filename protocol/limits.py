@@ -60,6 +60,9 @@ MAX_SEGMENT_BYTES: Final = 1 << 32
 MAX_SLOTS: Final = 1024
 """Slots of one segment."""
 
+MAX_EPOCH: Final = (1 << 23) - 1
+"""The epochs of one edge: an epoch and a place make up the number by which a ticket is given back."""
+
 DEFAULT_CREDIT: Final = 2
 """Frames that a consumer lets a producer send ahead of what it has processed."""
 

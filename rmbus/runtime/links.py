@@ -15,7 +15,7 @@ from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
-from rmbus.protocol.limits import INLINE_BYTES, MAX_FRAMES
+from rmbus.protocol.limits import INLINE_BYTES, MAX_EPOCH, MAX_FRAMES
 from rmbus.stamps import remember
 from rmbus.transport import memory
 from rmbus.transport.counters import Edge, Page
@@ -91,7 +91,13 @@ class InputLink:
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
     def mark(self, lane_end: Answering, epoch: int) -> None:
-        """A producer has shown the edge's token: a link begins."""
+        """A producer has shown the edge's token: a link begins.
+
+        Raises:
+            MalformedFrame: there is no such epoch.
+        """
+        if not 0 < epoch <= MAX_EPOCH:
+            raise MalformedFrame(f"input {self.port!r}: a mark of epoch {epoch}; epochs are 1 to {MAX_EPOCH}")
         if epoch != self._epoch:
             self._ledger.end()
             self._ledger = Ledger(self.page, self._credit + LEASE_QUOTA)
@@ -279,6 +285,8 @@ class OutputLink:
         if kind == lane.Type.CREDIT:
             self.mailbox.acknowledge(message.number, lane.unpack_grant(message.body))
             return False
+        if kind == lane.Type.WANT_KEY:
+            return False  # a wish; nobody here makes key frames to order
         if kind != lane.Type.MARK_BACK or message.number != self._epoch:
             raise MalformedFrame(f"a consumer sent a lane message of type {kind}, number {message.number}")
         self.mailbox.grant(lane.unpack_grant(message.body))

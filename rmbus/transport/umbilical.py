@@ -45,8 +45,8 @@ class Umbilical:
     def __init__(self, end: socket.socket, *, is_host: bool = False) -> None:
         self._socket = end
         self.peer_pid = 0
-        self._is_host = is_host
         if is_host:
+            end.setblocking(False)  # a host waits for all of them, and for none
             end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     @classmethod
@@ -81,7 +81,7 @@ class Umbilical:
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())] if descriptors else []
         )
         try:
-            self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT if self._is_host else 0)
+            self._socket.sendmsg([data], ancillary)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -89,13 +89,14 @@ class Umbilical:
         return True
 
     def receive(self) -> tuple[int, messages.Message, list[int]]:
-        """Wait for the next message.
+        """Wait for the next message; a host does not wait.
 
         Returns:
             Its id, the message, and the descriptors that came with it, which are the caller's to close.
 
         Raises:
             Closed: the other end is gone. MalformedFrame: it sent what is no message. Stripped: descriptors were lost.
+            BlockingIOError: on a host's end, nothing has come.
         """
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:

@@ -25,18 +25,24 @@ class Breakable(Node):
     Attributes:
         given: the arguments that it was made with, by name.
         line: a descriptor that is closed at the other end when all is over, for what has been forked.
-        bad: what was seen of pictures that were not as they should be. seen: pictures, by stream.
+        bad: what was seen of pictures that were not as they should be; it is printed too. seen: pictures, by stream.
+        kept: pictures that are looked at again and again.
     """
 
-    def __init__(self, forks_at: int = 0, **given: float) -> None:
-        self.given = {"forks_at": forks_at, **given}
+    def __init__(self, forks_at: int = 0, fault: tuple[str, int] | None = None, **given: float) -> None:
+        self.given: dict[str, Any] = {"forks_at": forks_at, **given}
         self.forks_at = forks_at
+        self.fault = fault
         self.line = -1
         self.forked: list[int] = []
         self.bad: list[str] = []
         self.seen: defaultdict[int, int] = defaultdict(int)
         self.kept: list[tuple[NDArray[Any], int | None]] = []
         self._last: dict[int, int] = {}
+
+    def initialize(self) -> None:
+        if self.fault is not None:
+            breaking.arm(breaking.Fault(*self.fault))
 
     def forget(self) -> None:
         """Let go of all that was kept."""
@@ -49,14 +55,17 @@ class Breakable(Node):
 
     def look(self, frame: VideoFrame) -> None:
         """Look at a picture as it comes."""
-        what = differs(frame.array, frame.pts)
         stream, number = name_of(frame.pts)
-        if what:
-            self.bad.append(what)
-        if number <= self._last.get(stream, -1):
-            self.bad.append(f"picture {number} of stream {stream} came after {self._last[stream]}")
-        self._last[stream] = number
         self.seen[stream] += 1
+        wrong = [differs(frame.array, frame.pts)]
+        if self.kept:
+            wrong.append(differs(*self.kept[self.seen[stream] % len(self.kept)]))
+        if number <= self._last.get(stream, -1):
+            wrong.append(f"picture {number} of stream {stream} came after {self._last[stream]}")
+        self._last[stream] = number
+        for what in filter(None, wrong):
+            self.bad.append(what)
+            print(f"torn: {what}")
         if self.forks_at and sum(self.seen.values()) == self.forks_at:
             self.fork()
 

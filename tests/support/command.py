@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -53,8 +54,12 @@ class Command:
         return process
 
     def __call__(self, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run `rmbus ARGUMENTS` to its end."""
-        return finish(self.start(*arguments), timeout_s)
+        """Run `rmbus ARGUMENTS` to its end. The account of a report that it prints must close."""
+        done = finish(self.start(*arguments), timeout_s)
+        if "--json" in arguments and done.stdout.startswith("{"):
+            open_edges = [edge for edge in json.loads(done.stdout).get("edges", ()) if edge["in_flight"]]
+            assert not open_edges, f"accounts do not close: {open_edges}"
+        return done
 
     def script(self, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `python ARGUMENTS` to its end."""

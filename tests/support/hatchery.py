@@ -137,7 +137,11 @@ class Hatchling:
 
 
 class Hatchery:
-    """The process from which others are forked. A context manager."""
+    """The process from which others are forked. A context manager.
+
+    Attributes:
+        pid: its own.
+    """
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -148,6 +152,7 @@ class Hatchery:
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._socket = ours
+        self.pid = self._process.pid
         assert ours.recv(ROOM), "the hatchery did not start"
 
     def hatch(self, order: Order, connection: Connection) -> Hatchling:

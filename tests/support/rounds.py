@@ -5,13 +5,15 @@ A round returns what did not hold, in words. What happens in it follows from its
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
 from breakable import Keeper, Painter, Passer
-from breaking import RARE, Fault
+from breaking import OF_CONSUMERS, OF_PRODUCERS, RARE, SENT, Fault
 from census import Census, census, settles
 from hatchery import Hatchling, Order
 from stage import Play, Stage, open_accounts, play, seen, wait_for
@@ -27,6 +29,16 @@ ASIDE: Final = "aside"
 ON: Final = 25
 """Pictures that are made after a kill, so that memory which is given back too early is written to again."""
 
+LET_GO_S: Final = 6.0
+"""Within so long watchers have let go of everything: segments are kept for a moment, and trimmed at times."""
+
+CASES: Final = (
+    *((PRODUCER, point) for point in OF_PRODUCERS),
+    *((MIDDLE, point) for point in (*OF_PRODUCERS, *OF_CONSUMERS)),
+    *((CONSUMER, point) for point in OF_CONSUMERS),
+)
+
+_numbers = itertools.count(1)
 _NAMES: Final = {PRODUCER: "head", MIDDLE: "middle", CONSUMER: "tail"}
 
 
@@ -43,9 +55,9 @@ class Round:
     victim: str
     fault: Fault
     number: int
-    forker: str
-    forks_at: int
-    fast: bool
+    forker: str = ""
+    forks_at: int = 0
+    fast: bool = True
 
     @classmethod
     def drawn(cls, victim: str, point: str, number: int, seed: int) -> Round:
@@ -81,39 +93,86 @@ def chain(stage: Stage, plan: Round) -> list[str]:
         wrong += _reported(run)
         wrong += _ended_by(run, name)
         wrong += _look_all(survivors)  # the session has ended, and they still have their views
-    stage.close_all()
     return wrong
 
 
-@attrs.frozen
+@attrs.define
 class Watchers:
     """Subscribers that stay for many rounds: one for what is made, one for what is passed on."""
 
     made: Hatchling
     passed: Hatchling
-    bases: tuple[Census, Census]
+    bases: list[Census] = attrs.field(factory=list[Census])
 
     @classmethod
     def join(cls, stage: Stage) -> Watchers:
-        """Let them join."""
+        """Let them join; they are no processes of a round."""
         made = stage.hatch(Order("keeper", {"keeps": 24}, inputs={"video": "made/*"}))
         passed = stage.hatch(Order("keeper", {"keeps": 12}, inputs={"video": "passed/*"}))
         stage.hatched.clear()
-        for each in (made, passed):
-            wait_for(lambda each=each: census(each.pid).threads > 2)  # type: ignore[misc]
-        return cls(made, passed, (census(made.pid), census(passed.pid)))
+        return cls(made, passed)
+
+    @property
+    def both(self) -> tuple[Hatchling, Hatchling]:
+        """Both of them."""
+        return self.made, self.passed
+
+    def forget(self) -> None:
+        """Let them let go of all that they keep."""
+        for each in self.both:
+            each.ask("forget")
 
     def left_over(self) -> str:
-        """Say what they have beyond their bases, some time after they have let go of all."""
-        for each in (self.made, self.passed):
-            each.ask("forget")
-        pairs = list(zip((self.made, self.passed), self.bases, strict=True))
-        return settles(lambda: "; ".join(told for each, base in pairs if (told := census(each.pid).beyond(base))), 6.0)
+        """Say what they have beyond what they had after the first round, "" where they have gone back to that."""
+        self.forget()
+        return settles(self._beyond, LET_GO_S)
+
+    def rebase(self) -> None:
+        """Take what they have now, when they have let go of all, for their base."""
+        self.forget()
+        wait_for(lambda: not any(census(each.pid).segments or census(each.pid).pages for each in self.both))
+        self.bases = [census(each.pid) for each in self.both]
 
     def close(self) -> None:
         """Let them go."""
-        self.made.close()
-        self.passed.close()
+        for each in self.both:
+            each.close()
+
+    def _beyond(self) -> str:
+        pairs = zip(self.both, self.bases, strict=True)
+        return "; ".join(f"watcher: {told}" for each, base in pairs if (told := census(each.pid).beyond(base)))
+
+
+@contextmanager
+def theatre() -> Iterator[tuple[Stage, Watchers]]:
+    """Give a stage with watchers, all of them warm and at their base."""
+    with Stage() as stage:
+        watchers = Watchers.join(stage)
+        try:
+            for play_round in (chain, lambda stage, plan: topics(stage, watchers, plan)):
+                wrong = play_round(stage, Round(PRODUCER, Fault(SENT, 20), 0))
+                assert not wrong, wrong
+            watchers.rebase()
+            stage.rebase()
+            yield stage, watchers
+        finally:
+            watchers.close()
+
+
+def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: Iterable[int]) -> Iterator[str]:
+    """Play a round for each seed, by turns a session and topics, and yield what was wrong after each, and at the end."""
+    for seed in seeds:
+        plan = Round.drawn(victim, point, next(_numbers), seed)
+        try:
+            wrong = chain(stage, plan) if seed % 2 else topics(stage, watchers, plan)
+        finally:
+            stage.close_all()
+        wrong += filter(None, [stage.left_over()])
+        yield "".join(f"seed {seed}, {plan}: {what}\n" for what in wrong)
+    left = filter(None, [watchers.left_over(), stage.left_over()])
+    yield "".join(f"after {victim}, {point}: {what}\n" for what in left)
+    size = stage.shared_bytes()
+    yield f"after {victim}, {point}: {size} bytes of shared memory are left\n" if size else ""
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
@@ -146,9 +205,7 @@ def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
     wrong += _look_all(everybody)
     wrong += settle_accounts(everybody)
     wrong += _look_all(everybody)
-    for each in (watchers.made, watchers.passed):
-        each.ask("forget")
-    stage.close_all()
+    watchers.forget()
     return wrong
 
 
@@ -173,8 +230,9 @@ def _look_all(survivors: Iterable[Hatchling]) -> list[str]:
 
 
 def _reported(run: Play) -> list[str]:
-    """Look at the session's report: at rest nothing is under way, on any edge."""
-    return [f"the report says of an edge at rest: {edge}" for edge in run.session.report().edges if edge.in_flight]
+    """Look at the session's report: at rest nothing is under way, on any edge, and no edge was waited for in vain."""
+    edges = run.session.report().edges
+    return [f"the report says of an edge at rest: {edge}" for edge in edges if edge.in_flight or "(its" in edge.lane]
 
 
 def _ended_by(run: Play, name: str) -> list[str]:
