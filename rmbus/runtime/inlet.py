@@ -16,14 +16,13 @@ from typing import Final
 from rmbus.errors import Broken, Closed, HostError, NodeError, RmbusError, node_error
 from rmbus.media import Frame
 from rmbus.protocol import lane, messages
-from rmbus.protocol.frames import Header, Kind
+from rmbus.protocol.frames import Kind
 from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import Arrival, InputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.transport.counters import Edge
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Reactor
-from rmbus.transport.umbilical import Umbilical, close_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all
 
 PORT: Final = "in"
 """What the input is called where it needs a name."""
@@ -50,6 +49,8 @@ class Inlet:
         self._pattern, self._address = pattern, address
         self._is_single = "*" not in pattern
         self._memory = NodeMemory(umbilical.send)
+        # A segment is let go of after what lies in it: in order with the word that its producer is gone.
+        self._memory.on_detach = lambda segment: self._reactor.call_soon(partial(self._memory.forget, segment))
         self._edges: dict[int, tuple[InputLink, FastLane]] = {}
         self._unmarked: dict[int, FastLane] = {}
         self._inbox: deque[Arrival] = deque()
@@ -145,9 +146,6 @@ class Inlet:
             self._current = arrival
             link.begin(arrival, time.monotonic_ns())
             return arrival.frame
-        if not arrival.place:
-            self._forget(link)
-            return None
         self._credit(arrival)
         kind = arrival.header.kind
         if kind == Kind.ERROR and self._is_single:
@@ -168,20 +166,11 @@ class Inlet:
             arrival.link.tell()
 
     def _ended(self, link: InputLink) -> None:
-        """Nothing more comes on an edge: what its producer has published, and neither sent nor dropped, is lost."""
-        if not link.ended:
-            link.ended = True
-            words = link.page.words
-            lost = words[Edge.PUBLISHED] - words[Edge.RECEIVED] - sum(link.page.dropped().values())
-            if lost > 0:
-                link.page.drop("producer_died", lost, by_consumer=True)
-            self.is_over = self._is_single
-
-    def _forget(self, link: InputLink) -> None:
-        """Whatever came on an edge has been taken, and its publisher is gone."""
-        self._ended(link)
-        del self._edges[link.edge]
-        self._past.update(link.page.dropped())
+        """Nothing more comes on an edge; it is forgotten when its publisher is gone too."""
+        link.ended = True
+        self.is_over = self._is_single
+        if link.is_orphan and self._edges.pop(link.edge, None) is not None:
+            self._past.update(link.page.dropped())
 
     # --- lanes and orders, while a frame is waited for ---------------------------------------------------------------
 
@@ -204,7 +193,7 @@ class Inlet:
     def _arrive(self, link: InputLink, end: FastLane, message: lane.Message) -> None:
         if message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
-        elif message.type == lane.Type.FRAMES and link.lane is not None:
+        elif message.type == lane.Type.FRAMES and link.is_up:
             for arrival in link.receive(message):
                 self._inbox.append(arrival)
                 if arrival.header.kind == Kind.INTERRUPT:
@@ -230,10 +219,14 @@ class Inlet:
 
     def _gone(self, edge: int) -> None:
         """A publisher is gone: what it has sent is taken, and then its edge has ended."""
+        if edge not in self._edges:
+            return  # it could not be linked
         link, end = self._edges[edge]
         self._read_all(link, end)
         end.close()
-        self._inbox.append(Arrival(link, Header(Kind.EOS, 0), 0, None))
+        link.lane = None
+        link.is_orphan = True
+        self._inbox.append(link.end_for(sum(each.link is link and each.frame is not None for each in self._inbox)))
 
     def _cut(self, reason: str) -> None:
         """The host is gone; what had been sent before is taken first."""
@@ -262,6 +255,8 @@ class Inlet:
             _, message, descriptors = self._umbilical.receive()
         except messages.UnknownTag:
             return  # a later host may say more
+        except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+            message, descriptors = stripped.message, []
         except RmbusError as error:
             self._beside.remove(self._umbilical.fileno())
             self._leave()
@@ -269,10 +264,7 @@ class Inlet:
             reason = ended if isinstance(error, Closed) else f"the host broke the protocol: {error}"
             self._reactor.call_soon(partial(self._cut, reason))
             return
-        # A segment is let go of after what lies in it: in order with the word that its producer is gone.
-        if isinstance(message, messages.Detach):
-            self._reactor.call_soon(partial(self._memory.take, message, []))
-        elif not self._memory.take(message, descriptors):
+        if not self._memory.take(message, descriptors):
             self._obey(message, descriptors)
 
     def _obey(self, message: messages.Message, descriptors: list[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -31,7 +32,7 @@ from rmbus.runtime.outputs import OutputPort
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Callback, Reactor
-from rmbus.transport.umbilical import Umbilical, close_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all
 
 PORT: Final = "out"
 """What the output is called where it needs a name."""
@@ -216,6 +217,8 @@ class Outlet:
             _, message, descriptors = self._umbilical.receive()
         except messages.UnknownTag:
             return  # a later host may say more
+        except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+            message, descriptors = stripped.message, []
         except RmbusError as error:
             self._reactor.remove(self._umbilical.fileno())
             self._stop()
@@ -231,17 +234,24 @@ class Outlet:
             return
         close_all(descriptors)
         if isinstance(message, messages.Gone):
+            if message.edge not in self._lanes:
+                return
             link, end = self._lanes.pop(message.edge)
             self._reactor.remove(end.source)
             end.close()
             if link in self._port.links:
                 self._port.drop(link, message.reason)
+            self._memory.forget_readers(link.edge)
         elif isinstance(message, messages.Go):
             self._may_send = True
             self._changed.notify_all()
 
     def _add(self, message: messages.Output, descriptors: list[int]) -> None:
-        page, end = take_end(message, descriptors)
+        try:
+            page, end = take_end(message, descriptors)
+        except Broken as error:
+            sys.stderr.write(f"rmbus: topic {self._topic} has a reader that it cannot serve: {error}\n")
+            return
         link = OutputLink(
             message.edge,
             end,

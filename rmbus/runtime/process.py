@@ -127,11 +127,6 @@ class Process:
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
-            if isinstance(
-                message, messages.Detach
-            ):  # in order with the word that its producer is gone: what lies in it
-                loop.reactor.call_soon(_order(memory.take, message, descriptors))  # is read before
-                continue
             if memory.take(message, descriptors):
                 continue
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
