@@ -10,7 +10,8 @@ from stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]  # dozens of processes each
 
-ROUNDS = 20
+ROUNDS = 12
+"""For each who may be killed at a point: two for most points, so that each point has 24 rounds."""
 
 
 @pytest.fixture(scope="module")
