@@ -43,7 +43,7 @@ class OutputPort:
         self._refused: set[int] = set()
         self._seq = 0
         self._turn = 0
-        self._format: formats.Format = Any
+        self._format: formats.Format = None  # none is told yet; Any is one that is told too
         self._format_item: Item | None = None
         self._last: Item | None = None
 
