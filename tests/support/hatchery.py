@@ -52,7 +52,7 @@ class Order:
     Attributes:
         kind: of node, see `breakable.KINDS`. given: its arguments.
         session, number: the node that it is, or ""; then `inputs` and `outputs` are topics by port.
-        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: as many as it likes.
+        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: any number.
     """
 
     kind: str
@@ -191,7 +191,7 @@ def _note_pages() -> None:
             _pages.append((side, edge, page))
             inner(self, edge, *given, **named)
 
-        owner.__init__ = init  # type: ignore[assignment, method-assign]
+        owner.__init__ = init  # type: ignore[method-assign]
 
 
 def _accounts() -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ class Play:
 def play(
     stage: Stage, pipeline: Pipeline, *, faults: Mapping[str, Fault] | None = None, fast: bool = True
 ) -> Iterator[Play]:
-    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session at the end if it still runs."""
+    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session if it still runs."""
     cast: dict[str, Hatchling] = {}
 
     def embedded(*, spares: int) -> _Host:
@@ -169,4 +169,4 @@ def open_accounts(of: Hatchling) -> list[str]:
 def under_way(account: Mapping[str, Any]) -> int:
     """Return how many frames of an edge are neither delivered nor dropped."""
     published = int(account["published"]) + int(account["duplicates"])
-    return published - int(account["delivered"]) - sum(account["dropped"].values())
+    return published - int(account["delivered"]) - int(sum(account["dropped"].values()))
