@@ -118,6 +118,7 @@ def test_an_account_is_what_the_page_says() -> None:
             "dropped": {"overflow": 2, "interrupted": 1},
             "latency": {160: 1},
             "lane": "fast, shared memory",
+            "met": False,
         }
     finally:
         edge.close()
