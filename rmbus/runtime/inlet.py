@@ -92,6 +92,8 @@ class Inlet:
             HostError: the host is gone. NodeError: the publisher has failed. ProtocolError, Broken: so has its lane.
         """
         self._finish()
+        if self._inbox:
+            self._look(wait=False)  # a new turn may have come, and drop what is there
         while True:
             while self._inbox:
                 frame = self._begin(self._inbox.popleft())
@@ -105,10 +107,7 @@ class Inlet:
                 self._is_woken = False
                 return None
             self._is_woken = not wait
-            try:
-                self._reactor.serve_once(wait=wait)
-            except RmbusError as error:
-                self._failure = error  # and it stays so
+            self._look(wait=wait)
 
     def close(self) -> None:
         """Leave the topics; harmless when they have been left. What was taken stays as it is."""
@@ -171,6 +170,13 @@ class Inlet:
         self.is_over = self._is_single
         if link.is_orphan and self._edges.pop(link.edge, None) is not None:
             self._past.update(link.page.dropped())
+
+    def _look(self, *, wait: bool) -> None:
+        """Look at the lanes once, and at what the host has said."""
+        try:
+            self._reactor.serve_once(wait=wait)
+        except RmbusError as error:
+            self._failure = error  # and it stays so
 
     # --- lanes and orders, while a frame is waited for ---------------------------------------------------------------
 
