@@ -148,9 +148,13 @@ class Hands:
                 raise HostError("a process that joins shows the token of the connection file")
             folder = self._make_folder()
             endpoint = Endpoint(worker, folder, folder)
-            if message.session:
-                self._announced(endpoint, message)
-            else:
-                Hand(endpoint, message, self._bus)
+            try:
+                if message.session:
+                    self._announced(endpoint, message)
+                else:
+                    Hand(endpoint, message, self._bus)
+            except RmbusError:
+                endpoint.remove()
+                raise
         except RmbusError as error:
             worker.send(messages.Refused(type(error).__name__, str(error)))

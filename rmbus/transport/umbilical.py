@@ -6,6 +6,7 @@ Descriptors travel here and nowhere else, and only from the host to a node.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -107,7 +108,9 @@ class Umbilical:
         return number, message, descriptors
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end. The other end sees it at once, also where a thread waits here for what comes."""
+        with contextlib.suppress(OSError):  # it was cut before
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _unpack(self, ancillary: list[tuple[int, int, bytes]]) -> list[int]:
