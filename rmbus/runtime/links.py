@@ -88,7 +88,8 @@ class InputLink:
         self._delivered = page.words[Edge.DELIVERED]
         self._done_in_all = page.words[Edge.DONE]
         self._epoch = 0
-        self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
+        self._acknowledged: int = 0
+        self._last_place = self._finished = self._done = self._told = 0
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
     def mark(self, lane_end: Answering, epoch: int) -> None:

@@ -120,7 +120,9 @@ class Hatchling:
         signal.pidfd_send_signal(self._pidfd, number)
 
     def close(self) -> None:
-        """Cut its line: it ends, and what it has forked. Wait for that."""
+        """Cut its line: it ends, and what it has forked. Wait for that. Harmless when it is done already."""
+        if self._line.fileno() < 0:
+            return
         self._line.close()
         if not self.dies(5.0):
             self.signal(signal.SIGKILL)
@@ -202,6 +204,7 @@ def _accounts() -> list[dict[str, Any]]:
             "delivered": page.words[Edge.DELIVERED],
             "dropped": page.dropped(),
             "published": page.words[Edge.PUBLISHED],
+            "sent": page.words[Edge.SENT],
             "duplicates": page.words[Edge.DUPLICATES],
             "shared": page.words[Edge.SHARED],
             "pinned": page.words[Edge.PINNED],
