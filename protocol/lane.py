@@ -85,6 +85,18 @@ def decode(parts: list[memoryview]) -> Message:
     return _tuple(Message, (kind, number, head[PREFIX_BYTES:], payload))
 
 
+def decode_one(head: memoryview) -> Message:
+    """Return the message that one part holds, as `decode` does.
+
+    Raises:
+        MalformedFrame: it holds none. TooLarge: over a limit.
+    """
+    if not PREFIX_BYTES <= len(head) <= MAX_LANE_BYTES:
+        return decode([head])
+    kind, _flags, _reserved, number = _PREFIX.unpack_from(head)
+    return _tuple(Message, (kind, number, head[PREFIX_BYTES:], b""))
+
+
 def pack_grant(grant: int) -> bytes:
     """Return a grant: the last place, counting data frames only, that the producer may send.
 

@@ -31,6 +31,9 @@ MAX_ID: Final = (1 << 63) - 1
 MAX_NUMBER: Final = (1 << 31) - 1
 """The number of a node or an edge in its session, and the n of a delivery."""
 
+FIRST_TOPIC_EDGE: Final = 1 << 30
+"""Edges from a topic to its readers are numbered from here on: a node may have them beside those of its session."""
+
 MAX_NAME_BYTES: Final = 255
 """The name of a node or a port, in UTF-8."""
 
@@ -56,6 +59,9 @@ MAX_SEGMENT_BYTES: Final = 1 << 32
 
 MAX_SLOTS: Final = 1024
 """Slots of one segment."""
+
+MAX_EPOCH: Final = (1 << 23) - 1
+"""The epochs of one edge: an epoch and a place make up the number by which a ticket is given back."""
 
 DEFAULT_CREDIT: Final = 2
 """Frames that a consumer lets a producer send ahead of what it has processed."""

@@ -17,7 +17,15 @@ from rmbus.protocol.envelope import decode as decode
 from rmbus.protocol.envelope import encode as encode
 from rmbus.protocol.envelope import message as _message
 from rmbus.protocol.envelope import tags as tags
-from rmbus.protocol.limits import DEFAULT_CREDIT, MAX_CREDIT, MAX_ID, MAX_NUMBER, MAX_SEGMENT_BYTES, MAX_SLOTS
+from rmbus.protocol.limits import (
+    DEFAULT_CREDIT,
+    MAX_CREDIT,
+    MAX_EPOCH,
+    MAX_ID,
+    MAX_NUMBER,
+    MAX_SEGMENT_BYTES,
+    MAX_SLOTS,
+)
 
 Fields = dict[str, Any]
 _number = fields.number(0, MAX_NUMBER)
@@ -348,7 +356,7 @@ class Output(Message):
     lane: int = -1
     shared: bool = True
     last: bool = False
-    epoch: int = attrs.field(default=1, validator=_frames)
+    epoch: int = attrs.field(default=1, validator=fields.number(1, MAX_EPOCH))
     resends: bool = False
 
 

@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rmbus import errors, nodes, packaging, testing
+    from rmbus import aio, errors, nodes, packaging, testing
+    from rmbus.bus import Bus, connect
     from rmbus.errors import NodeError, RmbusError
     from rmbus.formats import Audio, Encoded, Video
     from rmbus.media import AudioFrame, Data, Packet, VideoFrame
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Audio",
     "AudioFrame",
+    "Bus",
     "Data",
     "Encoded",
     "Input",
@@ -39,6 +41,8 @@ __all__ = [
     "Session",
     "Video",
     "VideoFrame",
+    "aio",
+    "connect",
     "drop_oldest",
     "errors",
     "latest",
@@ -51,6 +55,7 @@ __all__ = [
 _HOMES = {
     "Audio": "rmbus.formats",
     "AudioFrame": "rmbus.media",
+    "Bus": "rmbus.bus",
     "Data": "rmbus.media",
     "Encoded": "rmbus.formats",
     "Input": "rmbus.node",
@@ -66,11 +71,12 @@ _HOMES = {
     "Session": "rmbus.session",
     "Video": "rmbus.formats",
     "VideoFrame": "rmbus.media",
+    "connect": "rmbus.bus",
     "drop_oldest": "rmbus.pipeline",
     "latest": "rmbus.pipeline",
     "reliable": "rmbus.pipeline",
 }
-_MODULES = frozenset({"errors", "nodes", "packaging", "testing"})
+_MODULES = frozenset({"aio", "errors", "nodes", "packaging", "testing"})
 
 
 if not TYPE_CHECKING:  # a checker that saw this function would take any misspelt name for an object

@@ -4,59 +4,29 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from rmbus.delivery import Delivery
 from rmbus.errors import Closed, ConnectFailed, RmbusError
 from rmbus.joined import enter, find_bus
 from rmbus.media import Frame
 from rmbus.protocol import messages
+from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
 from rmbus.runtime import inlet, outlet
+from rmbus.runtime.awaiting import Intake
+from rmbus.runtime.events import EventIntake
 from rmbus.runtime.inlet import Inlet
 from rmbus.runtime.loans import model_of
 from rmbus.runtime.outlet import Outlet
+from rmbus.runtime.outputs import END_S
 from rmbus.transport.security import Connection
-
-END_S: Final = 2.0
-"""How long those who read a topic have to finish with it when its publisher is closed."""
 
 ENCODED_FRAMES: Final = 8
 """How many frames of encoded video wait for a reader that has chosen no delivery."""
-
-
-class Intake(Protocol):
-    """What a subscription takes its frames from. All but `dropped` and `wake` is for one thread at a time.
-
-    Attributes:
-        is_over: whether nothing more comes.
-    """
-
-    is_over: bool
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """How many frames were dropped, by reason."""
-        ...
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `take` may have something."""
-        ...
-
-    def wake(self) -> None:
-        """Let a `take` that waits return."""
-        ...
-
-    def take(self, *, wait: bool) -> Frame | None:
-        """Return the next frame, or None where there is none."""
-        ...
-
-    def close(self) -> None:
-        """End it; harmless when it has ended."""
-        ...
 
 
 class Publisher:
@@ -82,8 +52,12 @@ class Publisher:
         """
         self._outlet.send(value)
 
+    def send_at_once(self, value: object) -> bool:
+        """Send a value, as `send` does, unless that might mean to wait; whether it was sent."""
+        return self._outlet.send_at_once(value)
+
     @contextmanager
-    def loan(self, *, like: Frame) -> Iterator[Any]:
+    def loan(self, *, like: Frame) -> Generator[Any]:
         """Lend a writable frame that is sent when the context ends without an error.
 
         Args:
@@ -115,12 +89,12 @@ class Subscription(Iterator[Frame]):
     manager, and one thread at a time may iterate.
 
     Attributes:
-        pattern: what was asked for.
+        pattern: what was asked for. intake: where the frames are taken from; not for scripts.
     """
 
     def __init__(self, pattern: str, opened: Intake) -> None:
         self.pattern = pattern
-        self._intake = opened
+        self.intake = opened
         self._end = weakref.finalize(self, opened.close)  # a script may forget to close it
         self._reading = threading.Lock()
         self._reader: int | None = None
@@ -129,17 +103,18 @@ class Subscription(Iterator[Frame]):
     @property
     def dropped(self) -> dict[str, int]:
         """How many frames were dropped on their way here, by reason."""
-        return self._intake.dropped
+        return self.intake.dropped
 
     def __next__(self) -> Frame:
         with self._reading:
             self._reader = threading.get_ident()
             try:
                 while not self._is_closed:
-                    frame = self._intake.take(wait=True)
+                    frame = self.intake.take(wait=True)
                     if frame is not None:
                         return frame
-                    self._is_closed = self._is_closed or self._intake.is_over
+                    if self.intake.is_over:
+                        break
             finally:
                 self._reader = None
             self._end()
@@ -148,7 +123,7 @@ class Subscription(Iterator[Frame]):
     def close(self) -> None:
         """End the iteration, from any thread; harmless when it has ended."""
         self._is_closed = True
-        self._intake.wake()
+        self.intake.wake()
         if self._reader != threading.get_ident():  # else a signal has come in between, and the iteration ends next
             with self._reading:
                 self._end()
@@ -243,9 +218,11 @@ class Bus:
         self._check()
         if delivery is not None and delivery.kind == "reliable":
             raise RmbusError(
-                f"a subscription to {pattern} cannot be {delivery}: a topic does not wait for those who read it. Choose "
-                "latest or drop_oldest(n), or join the two nodes by an edge of a pipeline"
+                f"a subscription to {pattern} cannot be {delivery}: a topic waits for none of its readers. "
+                "Choose latest or drop_oldest(n), or join the two nodes by an edge of a pipeline"
             )
+        if pattern == EVENTS:
+            return self._events(delivery)
         join = messages.Join(
             pattern,
             inputs={inlet.PORT: check_pattern(pattern)},
@@ -255,6 +232,11 @@ class Bus:
         )
         umbilical, _, _ = enter(self._connection, join, timeout_s=self._timeout_s)
         return Inlet(umbilical, pattern, self.address)
+
+    def _events(self, delivery: Delivery | None) -> Intake:
+        if delivery is not None:
+            raise RmbusError(f"{EVENTS} tells what there is, to whoever listens: its delivery cannot be chosen")
+        return EventIntake([self._connection])
 
     def _check(self) -> None:
         if self._is_closed:
@@ -279,7 +261,7 @@ def connect(address: str | None = None, *, key: str | None = None, timeout_s: fl
     if key is not None or (address is not None and not address.startswith(("tcp://", "ipc://"))):
         what = "with a key" if key is not None else f"to {address}"
         raise ConnectFailed(
-            f"cannot connect {what} yet: connect() reaches the hosts of this user on this machine alone, at a tcp:// or "
-            "ipc:// address, or at none"
+            f"cannot connect {what} yet: connect() reaches this user's hosts on this machine, at no address or at "
+            "tcp://… or ipc://…"
         )
     return Bus(find_bus(address), timeout_s)

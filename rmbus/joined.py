@@ -6,7 +6,6 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import attrs
 
@@ -71,7 +70,7 @@ def enter(
         ConnectFailed: the host is gone, or has not answered in time. HostError: it refused.
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    path = beside(connection, "host.sock")
+    path = connection.beside("host.sock")
     try:
         end.settimeout(timeout_s)
         end.connect(str(path))
@@ -95,11 +94,6 @@ def enter(
     page = Page(descriptors[message.page])
     close_all(descriptors)
     return umbilical, message, page
-
-
-def beside(connection: Connection, name: str) -> Path:
-    """Return the path of a socket in a host's run folder."""
-    return Path(connection.local.removeprefix("ipc://")).with_name(name)
 
 
 def serve(node: Node, connection: Connection, join: messages.Join) -> None:

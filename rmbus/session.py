@@ -33,6 +33,7 @@ from rmbus.protocol.messages import UPSTREAM_FAILED
 from rmbus.report import NodeReport, Report
 from rmbus.results import Results, in_thread, through_processes
 from rmbus.runtime import inline
+from rmbus.runtime.events import EventIntake, SessionEvents
 from rmbus.shipping import package, pickling
 from rmbus.shipping.package import Package
 from rmbus.transport.reactor import Reactor
@@ -169,6 +170,15 @@ class Session:
             for client in self._clients.values():
                 client.ask(messages.Stop(self.id, drain=True), messages.Ok)
         return self._final or self.wait(timeout_s)
+
+    def events(self) -> SessionEvents:
+        """Return what the hosts tell of this session from now on, to iterate over until it is over.
+
+        Each event is a dict: `account`, once a second, of all nodes and edges; `node` and `link` where something has
+        changed; `session` at its end. It is best effort, and whoever is slow misses some.
+        """
+        hosts = [] if self._final is not None else [each.connection for each in self._clients.values()]
+        return SessionEvents(self.id, EventIntake(hosts, self._is_done))
 
     def check(self) -> None:
         """Raise what has failed, or that the pipeline cannot go on; else return at once."""
@@ -436,6 +446,9 @@ class Session:
 
     def _is_over(self) -> bool:
         return all(run.status == "ended" for run in self._runs.values())
+
+    def _is_done(self) -> bool:
+        return self._final is not None or self._failure is not None or self._is_over()
 
     def _watch(self, seconds: float) -> None:
         """Wait for a change; what goes wrong meanwhile ends the run."""

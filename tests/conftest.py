@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from accounting import audit
 from hypothesis import settings
 
 # Machines that share their cores make deadlines lie; continuous integration has to see the same examples every time.
@@ -59,6 +60,18 @@ def _leaves_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
         for pid in left:
             _kill(pid)
         pytest.fail(f"the test has left processes behind (killed now):\n{lines}")
+
+
+@pytest.fixture(autouse=True)
+def _accounts_close(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which a session's account does not close: frames that nobody knows of, or more than came in."""
+    if request.path.parent.name in _PURE:
+        yield
+        return
+    with audit() as wrong:
+        yield
+    if wrong:
+        pytest.fail("accounts do not close:\n" + "\n".join(wrong))
 
 
 def _children(pid: int) -> set[int]:

@@ -8,19 +8,17 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
 from rmbus.host.peers import FarEnd
 from rmbus.protocol import messages
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import fast_pair
 from rmbus.transport.reactor import Reactor
-
-FIRST_OF_TOPICS: Final = 1 << 30
-"""Edges from a topic to a subscriber are numbered from here on: a node may have them beside those of its session."""
 
 
 class HostedEdge:
@@ -68,21 +66,22 @@ class HostedEdge:
         return f"{lane}, shared memory" if shared or not sent else f"{lane}, inline (small frames)"
 
     def report(self) -> dict[str, Any]:
-        """Return the account, as it stands."""
+        """Return the account, as it stands. What has left an edge is read first: so it is never more than came in."""
         words = self.page.words
+        delivered, dropped = words[counters.Edge.DELIVERED], self.page.dropped()
         return {
             "edge": self.link.edge,
             "producer": self.link.producer,
             "consumer": self.link.consumer,
             "published": words[counters.Edge.PUBLISHED],
             "bytes": words[counters.Edge.BYTES],
-            "delivered": words[counters.Edge.DELIVERED],
+            "delivered": delivered,
             "shared": words[counters.Edge.SHARED],
             "pinned": words[counters.Edge.PINNED],
             "duplicates": words[counters.Edge.DUPLICATES],
             "blocked_since": words[counters.Edge.BLOCKED_SINCE],
             "began": words[counters.Edge.BEGAN],
-            "dropped": self.page.dropped(),
+            "dropped": dropped,
             "latency": _sparse(self.page.histogram()),
             "lane": self.standing,
             "met": self.is_met,
@@ -120,13 +119,11 @@ class Wiring:
     def __init__(self, reactor: Reactor, memory_bytes: int) -> None:
         self.memory = Memory(reactor, self.readers, quota_bytes=memory_bytes)
         self._edges: list[HostedEdge] = []
-        self._numbers = itertools.count(FIRST_OF_TOPICS)
+        self._numbers = itertools.count(FIRST_TOPIC_EDGE)
 
     def readers(self, endpoint: End, port: str) -> Iterator[HostedEdge]:
         """Return the edges that begin at an output, and whose readers are there."""
-        return (
-            edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut
-        )
+        return (edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut)
 
     def join(
         self, link: messages.Link, producer: Endpoint, consumer: Endpoint, *, topic: str = "", last: bool = False
@@ -213,7 +210,7 @@ class Wiring:
             else:
                 continue
             edge.is_cut = True
-            if edge.link.edge >= FIRST_OF_TOPICS:
+            if edge.link.edge >= FIRST_TOPIC_EDGE:
                 self.leave(edge)
         self.memory.ended(endpoint)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,6 @@ from rmbus.host.sessions import HostedSession, Tell
 from rmbus.protocol import messages
 from rmbus.protocol.codec import pack
 from rmbus.protocol.frames import Header, Kind, encode_frame
-from rmbus.protocol.limits import MAX_TOPIC_BYTES
 from rmbus.protocol.published import EVENTS, encode_published, subscription
 from rmbus.transport import counters
 from rmbus.transport.reactor import Reactor, Timer
@@ -28,6 +27,9 @@ AT_ONCE: Final = 100
 
 KEPT: Final = 1000
 """Events that wait for a reader; one that is slower misses some, and sees by their numbers how many."""
+
+MAX_WORD_BYTES: Final = 4096
+"""Whoever listens says no more at once than its subscription, and what CURVE says for it in the beginning."""
 
 Event = dict[str, Any]
 
@@ -53,7 +55,7 @@ class Events:
 
     def listen(self, path: Path, curve: Curve) -> None:
         """Begin."""
-        opened = self._socket = open_socket(self._context, zmq.XPUB, curve=curve, max_bytes=MAX_TOPIC_BYTES + 2)
+        opened = self._socket = open_socket(self._context, zmq.XPUB, curve=curve, max_bytes=MAX_WORD_BYTES)
         opened.setsockopt(zmq.SNDHWM, KEPT)
         adopt(opened, listen_unix(path).detach(), str(path))
         self._reactor.add(opened, self._subscribed)
@@ -113,7 +115,8 @@ class Events:
         for node in nodes:
             del node["in_force"]
         edges = [_edge(session, edge) for edge in session.edges.values()]
-        for some_nodes, some_edges in itertools.zip_longest(_batches(nodes), _batches(edges), fillvalue=[]):
+        none: list[Event] = []
+        for some_nodes, some_edges in itertools.zip_longest(_batches(nodes), _batches(edges), fillvalue=none):
             self._say("account", session.name, {"nodes": some_nodes, "edges": some_edges})
 
     def _say(self, event: str, session: str, about: Event) -> None:

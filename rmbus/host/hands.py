@@ -152,22 +152,28 @@ class Hands:
         self._reactor.add(caller.fileno(), lambda: self._spoken(caller, pid))
 
     def _spoken(self, caller: Umbilical, pid: int) -> None:
-        self._silent.pop(caller).cancel()
-        self._reactor.remove(caller.fileno())
         number = 0
         try:
             number, message, descriptors = caller.receive()
             close_all(descriptors)
+            self._heard_out(caller)
             self._admit(caller, pid, number, message)
+        except BlockingIOError:
+            return
         except (RmbusError, OSError) as error:  # OSError: it has ended meanwhile
             with contextlib.suppress(RmbusError):
                 caller.send(messages.Refused(type(error).__name__, str(error)), number=number)
-            caller.close()
+            self._turn_away(caller)
+
+    def _heard_out(self, caller: Umbilical) -> None:
+        timer = self._silent.pop(caller, None)
+        if timer is not None:
+            timer.cancel()
+            self._reactor.remove(caller.fileno())
 
     def _turn_away(self, caller: Umbilical) -> None:
-        if self._silent.pop(caller, None) is not None:
-            self._reactor.remove(caller.fileno())
-            caller.close()
+        self._heard_out(caller)
+        caller.close()
 
     def _admit(self, caller: Umbilical, pid: int, number: int, message: messages.Message) -> None:
         """Let somebody in who may."""
@@ -178,9 +184,13 @@ class Hands:
             raise HostError(f"a process that joins says so first, not {message.tag!r}")
         if not secrets.compare_digest(message.token, self._token):
             raise HostError("a process that joins shows the token of the connection file")
-        worker = Worker(self._reactor, caller, pid)
-        worker.on_message = lambda _: worker.kill()  # it has nothing to say before it has its job
         folder = self._make_folder()
+        try:
+            worker = Worker(self._reactor, caller, pid)
+        except OSError:
+            folder.rmdir()
+            raise
+        worker.on_message = lambda _: worker.kill()  # it has nothing to say before it has its job
         endpoint = Endpoint(worker, folder, folder)
         try:
             if message.session:

@@ -107,7 +107,7 @@ class Meetings:
         """A session has ended: what it still waits for is not wanted any more."""
         for dialled in self._dialled.values():
             for number in [number for number, claim in dialled.claims.items() if claim.session is session]:
-                dialled.claims.pop(number).fail("the session has ended")
+                self._fail(dialled, number, "the session has ended")
 
     # --- as the producer's host --------------------------------------------------------------------------------------
 
@@ -123,7 +123,8 @@ class Meetings:
             raise HostError(f"{MAX_EDGES} edges go to the host {dialled.peer.name} already")
         dialled.last_number += 1
         number = dialled.last_number
-        timer = self._reactor.call_later(MEET_S, lambda: self._give_up(dialled, number))
+        late = f"the other host has not answered within {MEET_S:g} s"
+        timer = self._reactor.call_later(MEET_S, lambda: self._fail(dialled, number, late))
         dialled.claims[number] = _Claimed(session, link, reply, timer)
         if dialled.is_met:
             dialled.ask(number)
@@ -159,9 +160,10 @@ class Meetings:
             self._let_in(dialled, message)
         elif isinstance(message, messages.Offer):
             self._offered(dialled, number, message, descriptors)
-        elif isinstance(message, messages.Refused | messages.Gone) and number in dialled.claims:
-            told = message.message if isinstance(message, messages.Refused) else "its consumer has ended"
-            dialled.claims.pop(number).fail(told)
+        elif isinstance(message, messages.Refused):
+            self._fail(dialled, number, message.message)
+        elif isinstance(message, messages.Gone) and number in dialled.claims:
+            self._fail(dialled, number, "its consumer has ended")
         else:
             self._about(dialled.peer, number, message, messages.Mapped)
 
@@ -197,16 +199,18 @@ class Meetings:
         self._memory.joined(edge)
         claim.reply(messages.Ok())
 
-    def _give_up(self, dialled: _Dialled, number: int) -> None:
+    @staticmethod
+    def _fail(dialled: _Dialled, number: int, reason: str) -> None:
+        """An edge was not had; where nobody waits for it any more, it does not matter."""
         claim = dialled.claims.pop(number, None)
         if claim is not None:
-            claim.fail(f"the other host has not answered within {MEET_S:g} s")
+            claim.fail(reason)
 
     def _lost_dialled(self, path: str, dialled: _Dialled, reason: str) -> None:
         if self._dialled.get(path) is dialled:
             del self._dialled[path]
         for number in list(dialled.claims):
-            dialled.claims.pop(number).fail(f"the other host: {reason}")
+            self._fail(dialled, number, f"the other host: {reason}")
         self._lost(dialled.peer)
 
     # --- as the consumer's host --------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ class Meetings:
         elif isinstance(message, messages.Attach):
             if far is not None and not far.is_gone:
                 self._lent(far, message, descriptors)
-        else:
+        elif far is not None or not isinstance(message, messages.Ok | messages.Refused):  # else: of a former offer
             self._about(guest, number, message, messages.Detach)
 
     def _claimed(self, guest: Peer, number: int, claim: messages.Claim) -> None:
@@ -332,12 +336,11 @@ def _connect(path: str) -> socket.socket:
         facts = door.parent.stat()
         if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
             raise HostError("the folder of the other host's host.sock is not this user's alone")
-        end.setblocking(False)  # a host that does not accept is not waited for
+        end.setblocking(False)  # a host that does not take in those who come is not waited for
         end.connect(path)
         _, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid != os.getuid():
             raise HostError("who listens at the other host's host.sock is another user")
-        end.setblocking(True)
     except OSError as error:
         end.close()
         raise HostError(f"host.sock of the other host cannot be reached: {error.strerror}") from error

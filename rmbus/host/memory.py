@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 QUOTA_BYTES: Final = 2 << 30
 """Shared memory of one process's own."""
 
+MAX_SEGMENTS: Final = 256
+"""Segments of one process: each is a descriptor of the host's, however small it is."""
+
 PATIENCE_S: Final = 1.0
 """How long consumers have to map a segment before its producer goes on without them."""
 
@@ -45,10 +48,10 @@ class Segment:
 
     Attributes:
         number: random, and no other segment's here. owner, port: whose it is. descriptor: the host's own.
-        is_mapped: whether its producer has mapped it. mapped: processes that have it.
+        is_mapped: whether its producer has mapped it. given: processes that were handed it. mapped: those that have it.
         is_foreign: whether it came from another host.
         outlets: outputs by which it may go on, each with its process; the owner's own port first.
-        waiting: processes that have it and have not yet said that they mapped it.
+        waiting: processes that were handed it and have not yet said that they mapped it.
     """
 
     number: int
@@ -58,6 +61,7 @@ class Segment:
     descriptor: int
     is_mapped: bool = False
     is_foreign: bool = False
+    given: set[End] = attrs.field(factory=set[End])
     mapped: set[End] = attrs.field(factory=set[End])
     outlets: list[tuple[End, str]] = attrs.field(factory=list[tuple[End, str]])
     waiting: set[End] = attrs.field(factory=set[End])
@@ -135,6 +139,7 @@ class Memory:
     def ended(self, endpoint: End) -> None:
         """A process is gone. Its memory goes with the last view of it, or with the last process that lends it on."""
         for segment in list(self._segments.values()):
+            segment.given.discard(endpoint)
             segment.mapped.discard(endpoint)
             segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
             if not segment.outlets:
@@ -153,8 +158,11 @@ class Memory:
 
     def _grow(self, endpoint: End, wish: messages.Grow) -> None:
         size = wish.slots * wish.slot_bytes
-        used = sum(segment.size for segment in self._segments.values() if segment.owner is endpoint)
+        own = [segment.size for segment in self._segments.values() if segment.owner is endpoint]
+        used = sum(own)
         try:
+            if len(own) >= MAX_SEGMENTS:
+                raise MemoryError(f"the process has {MAX_SEGMENTS} segments of shared memory, and may have no more")
             if used + size > self._quota_bytes:
                 raise MemoryError(
                     f"{used >> 20} MiB of shared memory and {size >> 20} more are over the process's "
@@ -199,6 +207,8 @@ class Memory:
             fcntl.fcntl(segment.descriptor, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
             self._hand_out(segment, endpoint, segment.port)
             return
+        if endpoint not in segment.given:
+            return  # who was never handed it has not mapped it, and must not hand it on
         segment.waiting.discard(endpoint)
         if message.problem:
             self._note(segment, endpoint, f"its consumer cannot map memory: {message.problem}")
@@ -210,7 +220,9 @@ class Memory:
     def _share(self, endpoint: End, wish: messages.Share) -> None:
         """A process sends on what it has received: its readers may see it where they are of the same session."""
         segment = self._segments.get(wish.segment)
-        if segment is None or endpoint not in segment.mapped or not endpoint.may_lend_on(segment.owner):
+        has_readers = any(edge.shares for edge in self._readers(endpoint, wish.port))
+        may = segment is not None and endpoint in segment.mapped and endpoint.may_lend_on(segment.owner)
+        if segment is None or not may or not has_readers:
             endpoint.worker.send(messages.Usable(wish.port, wish.segment, []))
             return
         if (endpoint, wish.port) not in segment.outlets:
@@ -225,7 +237,9 @@ class Memory:
             is_own = producer is segment.owner
             if edge.shares and consumer not in segment.mapped and (is_own or consumer.may_lend_on(segment.owner)):
                 lacking.add(consumer)
-        for consumer in lacking - segment.waiting:
+        lacking -= segment.given
+        for consumer in lacking:
+            segment.given.add(consumer)
             segment.waiting.add(consumer)
             consumer.worker.send(messages.Attach(segment.number, segment.size), [os.dup(segment.descriptor)])
         if lacking:
@@ -257,8 +271,12 @@ class Memory:
     def _drop(self, segment: Segment) -> None:
         del self._segments[segment.number]
         os.close(segment.descriptor)
-        for endpoint in segment.mapped | segment.waiting:
+        segment.waiting.clear()
+        for endpoint in segment.given:
             endpoint.worker.send(messages.Detach(segment.number))
+        for producer, port in segment.outlets:
+            if producer is not segment.owner:  # it may wait for the word that it can lend on
+                producer.worker.send(messages.Usable(port, segment.number, []))
 
 
 def is_sealed(descriptor: int, wanted: int) -> bool:

@@ -101,6 +101,8 @@ class Peer:
         try:
             number, message, descriptors = self._umbilical.receive()
             self._on_message(self, number, message, descriptors)
+        except BlockingIOError:
+            return
         except Closed:
             self.close("it has ended")
         except (RmbusError, OSError) as error:  # OSError: no descriptor is left to take what came

@@ -78,7 +78,8 @@ class HostedSession:
         if known is not None and not known.is_awaited:
             raise HostError(f"session {self.name} has an edge {link.edge} already")
         consumer = self.endpoint(link.consumer, gateway)
-        producer = None if link.meet else self.endpoint(link.producer, gateway)
+        is_awaited = link.meet and link.producer == -1
+        producer = None if is_awaited else self.endpoint(link.producer, gateway)
         if known is not None:
             self._wiring.leave(known)
         if producer is None:

@@ -80,6 +80,8 @@ class Worker:
     def _spoken(self) -> None:
         try:
             _, message, descriptors = self._umbilical.receive()
+        except BlockingIOError:
+            return
         except (Closed, ProtocolError, Broken) as error:
             self._reactor.remove(self._umbilical.fileno())
             self._cut(error)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.invoke import AsyncEmissions, Emission
-from rmbus.runtime.links import Arrival, InputLink
+from rmbus.runtime.links import Arrival
 from rmbus.runtime.loop import TRIM_S, NodeLoop, now_ns
 from rmbus.transport.counters import State
 
@@ -130,11 +130,8 @@ class CooperativeLoop(NodeLoop):
 
     # --- what the served lanes and orders do --------------------------------------------------------------------------
 
-    def _arrived(self, arrival: Arrival) -> None:
-        """Take an arrival in; an interrupt overtakes what waits, and cancels what is made of an older turn."""
-        if arrival.header.kind != Kind.INTERRUPT:
-            self._inbox.append(arrival)
-            return
+    def _interrupt(self, arrival: Arrival) -> None:
+        """An interrupt overtakes what waits, and cancels what is made of an older turn."""
         self._inbox.appendleft(arrival)
         if self._current is not None and self._current.link is arrival.link:
             self._cancel_work()
@@ -143,9 +140,8 @@ class CooperativeLoop(NodeLoop):
         self._cancel_work()
         self._woken.set()
 
-    def _input_ended(self, link: InputLink) -> None:
-        link.ended = True
-        self._over.append(link.port)
+    def _tell_ended(self, port: str) -> None:
+        self._over.append(port)
 
     def _cancel_work(self) -> None:
         if self._limit is not None and not self._limit.expired():

@@ -1,7 +1,7 @@
 """An input of this process that topics feed. Whoever takes frames reads the lanes himself, in his own thread.
 
-A thread beside him hears the host: memory is mapped at once, so that a reader who takes his time delays nobody; whatever
-else the host says waits in order until the next frame is asked for.
+A thread beside him hears the host, maps memory and answers the marks of publishers, so that a reader who takes his time
+delays nobody, and has what was sent to him meanwhile. All else waits, in order, until the next frame is asked for.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Final
 from rmbus.errors import Broken, Closed, HostError, NodeError, RmbusError, node_error
 from rmbus.media import Frame
 from rmbus.protocol import lane, messages
-from rmbus.protocol.frames import Header, Kind
+from rmbus.protocol.frames import Kind
 from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import Arrival, InputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.transport.counters import Edge
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Reactor
-from rmbus.transport.umbilical import Umbilical, close_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all
 
 PORT: Final = "in"
 """What the input is called where it needs a name."""
@@ -40,24 +39,30 @@ class Inlet:
             errors.
 
     Attributes:
-        is_over: whether nothing more comes: the one topic has ended.
+        is_over: whether nothing more comes: the one topic has ended. look_s: see `Intake`.
     """
 
     def __init__(self, umbilical: Umbilical, pattern: str, address: str) -> None:
         self.is_over = False
+        self.look_s: float | None = None
         self._umbilical = umbilical
         self._pattern, self._address = pattern, address
         self._is_single = "*" not in pattern
         self._memory = NodeMemory(umbilical.send)
+        # A segment is let go of after what lies in it: in order with the word that its producer is gone.
+        self._memory.on_detach = lambda segment: self._reactor.call_soon(partial(self._memory.forget, segment))
         self._edges: dict[int, tuple[InputLink, FastLane]] = {}
+        self._unmarked: dict[int, FastLane] = {}
         self._inbox: deque[Arrival] = deque()
         self._current: Arrival | None = None
-        self._owing: list[InputLink] = []
         self._past: Counter[str] = Counter()
         self._failure: RmbusError | None = None
         self._is_closed = self._is_woken = False
         self._reactor = Reactor()
-        self._thread = threading.Thread(target=self._listen, name=f"rmbus-{pattern}", daemon=True)
+        self._beside = Reactor()
+        self._is_left = False
+        self._beside.add(umbilical.fileno(), self._hear)
+        self._thread = threading.Thread(target=self._serve, name=f"rmbus-{pattern}", daemon=True)
         self._thread.start()
 
     @property
@@ -99,7 +104,6 @@ class Inlet:
             if self._is_woken:
                 self._is_woken = False
                 return None
-            self._tell()
             self._is_woken = not wait
             try:
                 self._reactor.serve_once(wait=wait)
@@ -116,8 +120,10 @@ class Inlet:
             self._umbilical.send(messages.NodeEvent("", 0, "ended"))
         self._umbilical.finish()
         self._thread.join(LEAVE_S)  # until the host has heard it
+        self._beside.call_soon(self._leave)
+        self._thread.join()
         with contextlib.suppress(RmbusError):
-            self._reactor.serve_once(wait=False)  # what it said last may have come with descriptors
+            self._reactor.serve_once(wait=False)  # what it said last may be of further edges
         for arrival in self._inbox:
             if arrival.frame is not None:
                 arrival.link.page.drop("consumer_ended", by_consumer=True)
@@ -128,6 +134,7 @@ class Inlet:
             self._past.update(link.page.dropped())
         self._edges.clear()
         self._reactor.close()
+        self._beside.close()
         self._umbilical.close()
 
     # --- frames ------------------------------------------------------------------------------------------------------
@@ -139,9 +146,6 @@ class Inlet:
             self._current = arrival
             link.begin(arrival, time.monotonic_ns())
             return arrival.frame
-        if not arrival.place:
-            self._forget(link)
-            return None
         self._credit(arrival)
         kind = arrival.header.kind
         if kind == Kind.ERROR and self._is_single:
@@ -158,33 +162,15 @@ class Inlet:
             self._credit(arrival)
 
     def _credit(self, arrival: Arrival) -> None:
-        link = arrival.link
-        if link.finish(arrival):
-            link.tell()
-        elif link not in self._owing:
-            self._owing.append(link)
-
-    def _tell(self) -> None:
-        for link in self._owing:
-            link.tell()
-        self._owing.clear()
+        if arrival.link.finish(arrival):
+            arrival.link.tell()
 
     def _ended(self, link: InputLink) -> None:
-        """Nothing more comes on an edge: what its producer has published, and neither sent nor dropped, is lost."""
-        self._tell()
-        if not link.ended:
-            link.ended = True
-            words = link.page.words
-            lost = words[Edge.PUBLISHED] - words[Edge.RECEIVED] - sum(link.page.dropped().values())
-            if lost > 0:
-                link.page.drop("producer_died", lost, by_consumer=True)
-            self.is_over = self._is_single
-
-    def _forget(self, link: InputLink) -> None:
-        """Whatever came on an edge has been taken, and its publisher is gone."""
-        self._ended(link)
-        del self._edges[link.edge]
-        self._past.update(link.page.dropped())
+        """Nothing more comes on an edge; it is forgotten when its publisher is gone too."""
+        link.ended = True
+        self.is_over = self._is_single
+        if link.is_orphan and self._edges.pop(link.edge, None) is not None:
+            self._past.update(link.page.dropped())
 
     # --- lanes and orders, while a frame is waited for ---------------------------------------------------------------
 
@@ -207,7 +193,7 @@ class Inlet:
     def _arrive(self, link: InputLink, end: FastLane, message: lane.Message) -> None:
         if message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
-        elif message.type == lane.Type.FRAMES and link.lane is not None:
+        elif message.type == lane.Type.FRAMES and link.is_up:
             for arrival in link.receive(message):
                 self._inbox.append(arrival)
                 if arrival.header.kind == Kind.INTERRUPT:
@@ -225,29 +211,22 @@ class Inlet:
             arrival.release()
             self._credit(arrival)
 
-    def _obey(self, message: messages.Message, descriptors: list[int]) -> None:
-        if isinstance(message, messages.Input):
-            page, end = take_end(message, descriptors)
-            link = InputLink(
-                message.edge,
-                message.port,
-                page,
-                self._memory.segments,
-                credit=message.credit,
-                token=message.token,
-                topic=message.topic,
-            )
-            self._edges[message.edge] = link, end
-            self._reactor.add(end.source, partial(self._read, link, end))
-            return
-        close_all(descriptors)
-        if isinstance(message, messages.Gone):
-            link, end = self._edges[message.edge]
-            self._read_all(link, end)
-            end.close()
-            self._inbox.append(Arrival(link, Header(Kind.EOS, 0), 0, None))
-        elif isinstance(message, messages.Detach):
-            self._memory.take(message, [])
+    def _add(self, link: InputLink, end: FastLane) -> None:
+        self._edges[link.edge] = link, end
+
+    def _watch(self, link: InputLink, end: FastLane) -> None:
+        self._reactor.add(end.source, partial(self._read, link, end))
+
+    def _gone(self, edge: int) -> None:
+        """A publisher is gone: what it has sent is taken, and then its edge has ended."""
+        if edge not in self._edges:
+            return  # it could not be linked
+        link, end = self._edges[edge]
+        self._read_all(link, end)
+        end.close()
+        link.lane = None
+        link.is_orphan = True
+        self._inbox.append(link.end_for(sum(each.link is link and each.frame is not None for each in self._inbox)))
 
     def _cut(self, reason: str) -> None:
         """The host is gone; what had been sent before is taken first."""
@@ -258,22 +237,79 @@ class Inlet:
     def _woken(self) -> None:
         self._is_woken = True
 
-    # --- the host, in a thread of its own ----------------------------------------------------------------------------
+    def _fail(self, error: RmbusError) -> None:
+        raise error
 
-    def _listen(self) -> None:
-        while True:
-            try:
-                _, message, descriptors = self._umbilical.receive()
-            except messages.UnknownTag:
-                continue  # a later host may say more
-            except RmbusError as error:
-                ended = f"the host at {self._address} has ended"
-                reason = ended if isinstance(error, Closed) else f"the host broke the protocol: {error}"
-                self._reactor.call_soon(partial(self._cut, reason))
-                return
-            # A segment goes after what lies in it: in order with the word that its producer is gone.
-            if isinstance(message, messages.Detach) or not self._memory.take(message, descriptors):
-                self._reactor.call_soon(partial(self._obey, message, descriptors))
+    # --- the host, and marks, in a thread beside ---------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._is_left:
+            self._beside.serve_once(wait=True)
+
+    def _leave(self) -> None:
+        self._is_left = True
+
+    def _hear(self) -> None:
+        """Take one message of the host."""
+        try:
+            _, message, descriptors = self._umbilical.receive()
+        except messages.UnknownTag:
+            return  # a later host may say more
+        except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+            message, descriptors = stripped.message, []
+        except RmbusError as error:
+            self._beside.remove(self._umbilical.fileno())
+            self._leave()
+            ended = f"the host at {self._address} has ended"
+            reason = ended if isinstance(error, Closed) else f"the host broke the protocol: {error}"
+            self._reactor.call_soon(partial(self._cut, reason))
+            return
+        if not self._memory.take(message, descriptors):
+            self._obey(message, descriptors)
+
+    def _obey(self, message: messages.Message, descriptors: list[int]) -> None:
+        if isinstance(message, messages.Input):
+            self._introduce(message, descriptors)
+            return
+        close_all(descriptors)
+        if isinstance(message, messages.Gone):
+            end = self._unmarked.pop(message.edge, None)
+            if end is not None:
+                self._beside.remove(end.source)
+            self._reactor.call_soon(partial(self._gone, message.edge))
+
+    def _introduce(self, message: messages.Input, descriptors: list[int]) -> None:
+        """Expect an edge: its producer's mark is answered here, and what follows it is read by whoever takes."""
+        try:
+            page, end = take_end(message, descriptors)
+        except Broken as error:
+            self._reactor.call_soon(partial(self._fail, error))
+            return
+        link = InputLink(
+            message.edge,
+            message.port,
+            page,
+            self._memory.segments,
+            credit=message.credit,
+            token=message.token,
+            topic=message.topic,
+        )
+        self._unmarked[link.edge] = end
+        self._reactor.call_soon(partial(self._add, link, end))
+        self._beside.add(end.source, partial(self._marked, link, end))
+
+    def _marked(self, link: InputLink, end: FastLane) -> None:
+        self._beside.remove(end.source)
+        del self._unmarked[link.edge]
+        try:
+            message = end.receive()
+            if message is not None:
+                self._arrive(link, end, message)
+        except Closed:
+            return  # the host will say so too
+        except RmbusError as error:
+            self._reactor.call_soon(partial(self._fail, error))
+        self._reactor.call_soon(partial(self._watch, link, end))
 
 
 def _failed(topic: str, extra: object) -> NodeError:

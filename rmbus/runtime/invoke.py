@@ -83,7 +83,8 @@ class Invoker:
             What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
-        return self._emissions(self._call_process(frame, port), frame)
+        result = self._call_process(frame, port)
+        return () if result is None and not self._lent else self._emissions(result, frame)
 
     def flush(self) -> Iterable[Emission]:
         """All inputs have ended: return what the node still emits, as `process` does."""

@@ -8,18 +8,20 @@ from rmbus.errors import Broken
 from rmbus.protocol import messages
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import FastLane
-from rmbus.transport.umbilical import close_all
+from rmbus.transport.umbilical import close_all, descriptor_at
 
 
 def take_end(message: messages.Input | messages.Output, descriptors: list[int]) -> tuple[Page, FastLane]:
     """Return the page and the lane of an edge; the descriptors are theirs, or closed.
 
     Raises:
-        Broken: the host gave no fast lane.
+        Broken: they did not come, since this process may open no more files, say.
     """
-    if message.lane < 0:
+    try:
+        page, end = descriptor_at(descriptors, message.page), descriptor_at(descriptors, message.lane)
+        mapped = Page(page)
+    except OSError as error:
         close_all(descriptors)
-        raise Broken(f"the host gave no fast lane for edge {message.edge}")
-    page = Page(descriptors[message.page])
-    close_all([descriptors[message.page]])
-    return page, FastLane(socket.socket(fileno=descriptors[message.lane]))
+        raise Broken(f"edge {message.edge} cannot be linked: {error}") from error
+    close_all([page])
+    return mapped, FastLane(socket.socket(fileno=end))

@@ -15,7 +15,7 @@ from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
-from rmbus.protocol.limits import INLINE_BYTES, MAX_FRAMES
+from rmbus.protocol.limits import INLINE_BYTES, MAX_EPOCH, MAX_FRAMES
 from rmbus.stamps import remember
 from rmbus.transport import memory
 from rmbus.transport.counters import Edge, Page
@@ -58,7 +58,8 @@ class InputLink:
 
     Attributes:
         lane: by which its producer is answered; None until that has shown itself, and when it is gone.
-        is_up: whether its producer has shown itself. is_orphan: whether that is gone. ended: whether nothing more comes.
+        is_up: whether its producer has shown itself. is_orphan: whether that is gone.
+        ended: whether nothing more comes.
         topic: the name of what feeds it, "" for an edge of a pipeline.
     """
 
@@ -79,6 +80,7 @@ class InputLink:
         self.lane: Answering | None = None
         self._decode = media.decoder(Any, topic)
         self._words = page.words
+        self._note_latency = page.latency
         self._segments = segments
         self._credit = credit
         self._half = max(1, credit >> 1)
@@ -90,7 +92,13 @@ class InputLink:
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
     def mark(self, lane_end: Answering, epoch: int) -> None:
-        """A producer has shown the edge's token: a link begins."""
+        """A producer has shown the edge's token: a link begins.
+
+        Raises:
+            MalformedFrame: there is no such epoch.
+        """
+        if not 0 < epoch <= MAX_EPOCH:
+            raise MalformedFrame(f"input {self.port!r}: a mark of epoch {epoch}; epochs are 1 to {MAX_EPOCH}")
         if epoch != self._epoch:
             self._ledger.end()
             self._ledger = Ledger(self.page, self._credit + LEASE_QUOTA)
@@ -111,16 +119,15 @@ class InputLink:
         self._last_place += len(entries)
         arrived: list[Arrival] = []
         for entry in entries:
-            header = entry.header
+            _, header, payload = entry
             if header[0] < 16:
-                payload = entry[2]
                 if type(payload) is bytes:
                     frame = self._decode(header, payload)
                 else:
-                    payload = self._fetch(entry, place, message.payload)
-                    frame = self._decode(header, payload)
-                    if isinstance(payload, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
-                        remember(frame, payload.base)
+                    fetched = self._fetch(entry, place, message.payload)
+                    frame = self._decode(header, fetched)
+                    if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                        remember(frame, fetched.base)
                 self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
@@ -139,7 +146,7 @@ class InputLink:
         words[_BEGAN] = now_ns
         captured_ns = arrival.header[6]
         if captured_ns:
-            self.page.latency(_wall_ns() - captured_ns)
+            self._note_latency(_wall_ns() - captured_ns)
 
     def finish(self, arrival: Arrival) -> bool:
         """An arrival has been dealt with; whether the producer should be told of it, lest it waits.
@@ -279,6 +286,8 @@ class OutputLink:
         if kind == lane.Type.CREDIT:
             self.mailbox.acknowledge(message.number, lane.unpack_grant(message.body))
             return False
+        if kind == lane.Type.WANT_KEY:
+            return False  # a wish; nobody here makes key frames to order
         if kind != lane.Type.MARK_BACK or message.number != self._epoch:
             raise MalformedFrame(f"a consumer sent a lane message of type {kind}, number {message.number}")
         self.mailbox.grant(lane.unpack_grant(message.body))

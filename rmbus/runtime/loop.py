@@ -18,10 +18,11 @@ from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.runtime.outputs import OutputPort
+from rmbus.runtime.outputs import END_S, OutputPort
 from rmbus.stamps import memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
@@ -42,6 +43,8 @@ TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
 now_ns: Final = time.monotonic_ns
+_FRAMES: Final = int(lane.Type.FRAMES)
+_INTERRUPT: Final = int(Kind.INTERRUPT)
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
@@ -160,7 +163,8 @@ class NodeLoop:
         port, link, end = self._watched.pop(message.edge)
         self.reactor.remove(end.source)
         end.close()
-        port.drop(link, message.reason)
+        if link in port.links:  # else it had its time before
+            port.drop(link, message.reason)
         self._memory.forget_readers(link.edge)
 
     def _without_producer(self, edge: int) -> None:
@@ -180,7 +184,7 @@ class NodeLoop:
             waiting = [each for each in self._inbox if each.link is link]
             if link.ended:
                 self._inputs.remove(link)
-            elif not any(each.header.kind == Kind.EOS for each in waiting):
+            elif not any(each.header.kind in (Kind.EOS, Kind.ERROR) for each in waiting):
                 if link.topic:
                     sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher is gone\n")
                 self._inbox.append(link.end_for(sum(each.frame is not None for each in waiting)))
@@ -322,18 +326,24 @@ class NodeLoop:
 
     def _control(self, arrival: Arrival) -> None:
         """Heed a control frame."""
-        link, kind = arrival.link, arrival.header.kind
+        link, kind, extra = arrival.link, arrival.header.kind, arrival.header.extra
         if kind == Kind.EOS:
             self._input_ended(link)
-            if link.is_orphan:
-                self._inputs.remove(link)
+        elif kind == Kind.ERROR and link.topic:  # whoever reads a topic outlives its publisher, however that ends
+            sys.stderr.write(f"rmbus: topic {link.topic} has ended: its publisher has failed: {extra!r:.300}\n")
+            self._input_ended(link)
         elif kind == Kind.ERROR:
-            raise UpstreamFailed(f"input {link.port!r}: {arrival.header.extra}")
+            raise UpstreamFailed(f"input {link.port!r}: {extra}")
         self._credit(arrival)
 
     def _input_ended(self, link: InputLink) -> None:
         link.ended = True
-        self._invoker.ended(link.port)
+        self._tell_ended(link.port)
+        if link.is_orphan:
+            self._inputs.remove(link)
+
+    def _tell_ended(self, port: str) -> None:
+        self._invoker.ended(port)
 
     def _finish(self) -> None:
         arrival, self._current = self._current, None
@@ -393,6 +403,13 @@ class NodeLoop:
         self._ended = True
         for port in self._ports.values():
             port.control(Kind.EOS)
+        self.reactor.call_later(END_S, self._leave_topics)
+
+    def _leave_topics(self) -> None:
+        """Those who read outputs as topics have had their time; consumers of the session are waited for."""
+        for port, link, _ in self._watched.values():
+            if link.edge >= FIRST_TOPIC_EDGE and link in port.links:
+                port.leave(link)
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 
@@ -421,7 +438,10 @@ class NodeLoop:
             link.lane = None
             return
         if message is not None:
-            self._take(link, end, message)
+            if message[0] == _FRAMES and link.is_up:
+                self._arrive(link, message)
+            else:
+                self._take(link, end, message)
 
     def _read_out(self, link: InputLink, end: FastLane) -> None:
         """Take all that there is on a fast lane: as much as its window, at most."""
@@ -439,7 +459,10 @@ class NodeLoop:
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):
-            self._arrived(arrival)
+            if arrival.header[0] != _INTERRUPT:
+                self._inbox.append(arrival)
+            else:
+                self._interrupt(arrival)
 
     def _answered(
         self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]
@@ -463,13 +486,10 @@ class NodeLoop:
         if self.reactor.watches(end.source):
             self.reactor.add_writer(end.source, link.flush)
 
-    def _arrived(self, arrival: Arrival) -> None:
-        """Take an arrival in; an interrupt overtakes what waits."""
-        if arrival.header.kind == Kind.INTERRUPT:
-            self._interrupted(arrival)
-            self._credit(arrival)
-        else:
-            self._inbox.append(arrival)
+    def _interrupt(self, arrival: Arrival) -> None:
+        """An interrupt overtakes what waits."""
+        self._interrupted(arrival)
+        self._credit(arrival)
 
     def _introduced(self, route: bytes, message: lane.Message) -> None:
         """Somebody new speaks on the lane: with an edge's token, its producer; else nobody that matters."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from rmbus.protocol import messages
 from rmbus.transport.memory import Mapping, Pool
-from rmbus.transport.umbilical import close_all
+from rmbus.transport.umbilical import close_all, descriptor_at
 
 SHARE_S: Final = 2.0
 """How long the word that readers have mapped a foreign segment may take."""
@@ -36,6 +36,7 @@ class NodeMemory:
         self._lock = lock
         self.segments: dict[int, Mapping] = {}
         self.on_detach: Callable[[int], None] = self.forget
+        self._own: dict[int, Mapping] = {}
         self._pools: dict[str, Pool] = {}
         self._readers: defaultdict[int, set[int]] = defaultdict(set)
         self._answered: set[tuple[str, int]] = set()
@@ -46,11 +47,18 @@ class NodeMemory:
         pool = Pool(
             lambda slots, slot_bytes: self._say(messages.Grow(port, slots, slot_bytes)),
             reclaim,
-            lambda segment: self._say(messages.Retire(segment)),
+            self._retire,
             self._lock,
         )
         self._pools[port] = pool
         return pool
+
+    def has(self, mapping: Mapping) -> bool:
+        """Whether a segment is one of this node's own, or one that its host has given it to read.
+
+        A script may feed one host's frames to another host, where the number of their segment is another segment's.
+        """
+        return mapping is self._own.get(mapping.segment) or mapping is self.segments.get(mapping.segment)
 
     def readers(self, edge: int) -> set[int]:
         """Return the numbers of the segments that the consumer of an edge has mapped; the set changes as they come."""
@@ -101,21 +109,26 @@ class NodeMemory:
             return
         try:
             size = message.slots * message.slot_bytes
-            mapping = Mapping(message.segment, size, descriptors[message.descriptor], writable=True)
+            mapping = Mapping(message.segment, size, descriptor_at(descriptors, message.descriptor), writable=True)
         except OSError as error:
             self._say(messages.Mapped(message.segment, str(error)))
             pool.refused(str(error))
             return
         finally:
             close_all(descriptors)
+        self._own[message.segment] = mapping
         pool.grown(mapping, message.slots, message.slot_bytes)
         self._say(messages.Mapped(message.segment))
+
+    def _retire(self, segment: int) -> None:
+        self._own.pop(segment, None)
+        self._say(messages.Retire(segment))
 
     def _attach(self, message: messages.Attach, descriptors: list[int]) -> None:
         problem = ""
         try:
             self.segments[message.segment] = Mapping(
-                message.segment, message.size, descriptors[message.descriptor], writable=False
+                message.segment, message.size, descriptor_at(descriptors, message.descriptor), writable=False
             )
         except OSError as error:
             problem = str(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -23,15 +24,15 @@ from rmbus.protocol import messages
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter
-from rmbus.runtime.links import OutputLink
 from rmbus.runtime.lane_ends import take_end
+from rmbus.runtime.links import OutputLink
 from rmbus.runtime.loans import Loan
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Callback, Reactor
-from rmbus.transport.umbilical import Umbilical, close_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all
 
 PORT: Final = "out"
 """What the output is called where it needs a name."""
@@ -216,6 +217,8 @@ class Outlet:
             _, message, descriptors = self._umbilical.receive()
         except messages.UnknownTag:
             return  # a later host may say more
+        except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+            message, descriptors = stripped.message, []
         except RmbusError as error:
             self._reactor.remove(self._umbilical.fileno())
             self._stop()
@@ -231,17 +234,24 @@ class Outlet:
             return
         close_all(descriptors)
         if isinstance(message, messages.Gone):
+            if message.edge not in self._lanes:
+                return
             link, end = self._lanes.pop(message.edge)
             self._reactor.remove(end.source)
             end.close()
             if link in self._port.links:
                 self._port.drop(link, message.reason)
+            self._memory.forget_readers(link.edge)
         elif isinstance(message, messages.Go):
             self._may_send = True
             self._changed.notify_all()
 
     def _add(self, message: messages.Output, descriptors: list[int]) -> None:
-        page, end = take_end(message, descriptors)
+        try:
+            page, end = take_end(message, descriptors)
+        except Broken as error:
+            sys.stderr.write(f"rmbus: topic {self._topic} has a reader that it cannot serve: {error}\n")
+            return
         link = OutputLink(
             message.edge,
             end,
@@ -261,12 +271,10 @@ class Outlet:
             self._port.add(link, last=message.last)
 
     def _answered(self, link: OutputLink, end: FastLane) -> None:
-        """Take what a reader says; one that says what is no answer harms itself alone."""
+        """Take what a reader has said; one that says what is no answer harms itself alone."""
         try:
-            message = end.receive()
-            if message is None:
-                return
-            link.answered(message)
+            while (message := end.receive()) is not None:
+                link.answered(message)
         except Closed:
             self._reactor.remove(end.source)  # its host will say what has become of it
             return

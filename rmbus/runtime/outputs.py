@@ -19,6 +19,9 @@ from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
 from rmbus.values import Draft
 
+END_S: Final = 2.0
+"""How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
+
 _tuple: Final = tuple.__new__
 
 
@@ -40,7 +43,7 @@ class OutputPort:
         self._refused: set[int] = set()
         self._seq = 0
         self._turn = 0
-        self._format: formats.Format = None  # which is none
+        self._format: formats.Format = None  # none is told yet; Any is one that is told too
         self._format_item: Item | None = None
         self._last: tuple[Item, ...] = ()  # the last frame that is kept, behind its format
         self._key: bool | None = None  # whether the packet of video that was sent last is a key; None before the first
@@ -156,7 +159,12 @@ class OutputPort:
     def _held(self, frame: Frame, payload: lane.Buffer | Draft, size: int) -> Held | None:
         """Return where a payload lies in shared memory: where it was lent or received, or where it is copied to."""
         held = memory_of(frame)
-        if isinstance(held, Held) and held.place.size == size and self._may_share(held.place.segment):
+        if (
+            isinstance(held, Held)
+            and held.place.size == size
+            and self._memory.has(held.mapping)
+            and self._may_share(held.place.segment)
+        ):
             return held  # it was lent to be rendered in, or is another's, and lent on
         slot = self.room(size)
         if slot is not None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine
 from rmbus.transport.counters import Page
-from rmbus.transport.umbilical import Umbilical, close_all, read_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all, descriptor_at, read_all
 
 if TYPE_CHECKING:
     from rmbus.node import Node
@@ -120,6 +120,8 @@ class Process:
         while True:
             try:
                 _, message, descriptors = self._umbilical.receive()
+            except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
+                message, descriptors = stripped.message, []
             except RmbusError as error:
                 if not isinstance(error, Closed):
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
@@ -139,7 +141,7 @@ def _clean_after_failure(invoker: Invoker) -> None:
         traceback.print_exc()
 
 
-def _order(call: Callable[..., None], *given: object) -> Callable[[], None]:
+def _order(call: Callable[..., object], *given: object) -> Callable[[], object]:
     return lambda: call(*given)
 
 
@@ -160,22 +162,19 @@ def obey(
 ) -> None:
     """Carry out an order of the host in the node's loop."""
     if isinstance(message, messages.Input):
-        loop.add_input(
-            message,
-            Page(descriptors[message.page]),
-            _given(descriptors, message.listener),
-            _given(descriptors, message.lane),
-        )
-        close_all([descriptors[message.page]])
+        topic = f", topic {message.topic}" if message.topic else ""
+        with _linking(f"input {message.port!r} (edge {message.edge}{topic})"):
+            page = descriptor_at(descriptors, message.page)
+            lane, listener = _given(descriptors, message.lane), _given(descriptors, message.listener)
+            loop.add_input(message, Page(page), listener, lane)
+            close_all([page])
     elif isinstance(message, messages.Output):
         edge = message.edge
-        loop.add_output(
-            message,
-            Page(descriptors[message.page]),
-            _given(descriptors, message.lane),
-            lambda: say(messages.Linked(session, edge)),
-        )
-        close_all([descriptors[message.page]])
+        with _linking(f"output {message.port!r} (edge {edge})"):
+            page = descriptor_at(descriptors, message.page)
+            lane = _given(descriptors, message.lane)
+            loop.add_output(message, Page(page), lane, lambda: say(messages.Linked(session, edge)))
+            close_all([page])
     elif isinstance(message, messages.Publish):
         loop.publish(message)
     elif isinstance(message, messages.Gone):
@@ -190,7 +189,18 @@ def obey(
 
 
 def _given(descriptors: list[int], place: int) -> int | None:
-    return descriptors[place] if place >= 0 else None
+    return descriptor_at(descriptors, place) if place >= 0 else None
+
+
+@contextlib.contextmanager
+def _linking(edge: str) -> Generator[None]:
+    """Name the edge that cannot be linked, since no descriptor is left, say."""
+    import zmq
+
+    try:
+        yield
+    except (OSError, zmq.ZMQError) as error:
+        raise Broken(f"{edge} cannot be linked: {error}") from error
 
 
 def text_of(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import MAX_LANE_BYTES, MAX_PAYLOAD_BYTES
 from rmbus.transport.sockets import Socket
 
+_PIECE: Final = int(lane.Type.PIECE)
 PIECE_BYTES: Final = 64 * 1024
 """Of a payload that travels apart on the fast lane."""
 
@@ -176,8 +177,8 @@ class FastLane:
                 raise Closed(f"the lane is cut: {error}") from error
             if not size:
                 raise Closed("the other end of the lane is gone")
-            message = lane.decode([self._view[:size]])
-            if message.type != lane.Type.PIECE:
+            message = lane.decode_one(self._view[:size])
+            if message[0] != _PIECE:
                 return self._whole(message) if self._pieces else message
             self._add(message)
 

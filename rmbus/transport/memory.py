@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import heapq
 import mmap
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -117,12 +119,13 @@ class Ledger:
         page: of the edge. quota: how much may be held here at once.
     """
 
-    __slots__ = ("_quota", "held", "words")
+    __slots__ = ("__weakref__", "_quota", "held", "words")
 
     def __init__(self, page: Page, quota: int) -> None:
         self.words = page.words
         self.held: set[int] = set()
         self._quota = quota
+        _ledgers.add(self)
 
     def take(self, mapping: Mapping, place: Place, ticket: int, number: int) -> Bytes | bytes:
         """Return what lies at a place: a view while the quota lasts, else a copy, which is counted."""
@@ -133,8 +136,20 @@ class Ledger:
         return lease.view().tobytes()
 
     def end(self) -> None:
-        """Another epoch begins: what is still held was lent by a producer that is gone; its tickets are others' now."""
+        """Give nothing back any more: it was lent by a producer that is gone, and its tickets are others' now."""
         self.words = memoryview(bytearray(8 * (TICKET_WORDS + TICKETS + 1))).cast("Q")
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """What a forked child lets go of is still held by its parent: a child gives nothing back."""
+    for ledger in list(_ledgers):
+        ledger.end()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Lending:

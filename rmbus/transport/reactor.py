@@ -55,7 +55,7 @@ class Reactor:
         self.add(self._wake, self._woken)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when there is something to serve: a reactor can be waited for in turn."""
+        """Return a descriptor that is readable when there is something to serve, for whoever waits for more."""
         return self._epoll.fileno()
 
     def add(self, source: int | Socket, callback: Callback) -> None:

@@ -58,7 +58,11 @@ class Connection:
     @property
     def host_socket(self) -> Path | None:
         """Where processes join the host, and other hosts meet it; None where it is not on this machine."""
-        return Path(self.local.removeprefix("ipc://")).with_name("host.sock") if self.local else None
+        return self.beside("host.sock") if self.local else None
+
+    def beside(self, name: str) -> Path:
+        """Return the path of another socket in the host's run folder; only for a host of this machine."""
+        return Path(self.local.removeprefix("ipc://")).with_name(name)
 
     def write(self, folder: Path) -> None:
         """Write the connection file, readable for its owner only, in one step."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -17,7 +18,20 @@ from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 
 MAX_DESCRIPTORS = 64
+NONE_LEFT = "this process may open no more files (see `ulimit -n`)"
 _CREDENTIALS = struct.Struct("3i")
+
+
+class Stripped(Broken):
+    """A message came without its descriptors: this process can open no more.
+
+    Attributes:
+        message: what came.
+    """
+
+    def __init__(self, message: messages.Message) -> None:
+        super().__init__(f"the message {message.tag!r} came without its descriptors: {NONE_LEFT}")
+        self.message = message
 
 
 class Umbilical:
@@ -31,8 +45,8 @@ class Umbilical:
     def __init__(self, end: socket.socket, *, is_host: bool = False) -> None:
         self._socket = end
         self.peer_pid = 0
-        self._is_host = is_host
         if is_host:
+            end.setblocking(False)  # a host waits for all of them, and for none
             end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     @classmethod
@@ -67,7 +81,7 @@ class Umbilical:
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())] if descriptors else []
         )
         try:
-            self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT if self._is_host else 0)
+            self._socket.sendmsg([data], ancillary)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -75,13 +89,14 @@ class Umbilical:
         return True
 
     def receive(self) -> tuple[int, messages.Message, list[int]]:
-        """Wait for the next message.
+        """Wait for the next message; a host does not wait.
 
         Returns:
             Its id, the message, and the descriptors that came with it, which are the caller's to close.
 
         Raises:
-            Closed: the other end is gone. MalformedFrame: it sent what is no message. Broken: descriptors were lost.
+            Closed: the other end is gone. MalformedFrame: it sent what is no message. Stripped: descriptors were lost.
+            BlockingIOError: on a host's end, nothing has come.
         """
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
@@ -94,12 +109,13 @@ class Umbilical:
         if not data:
             close_all(descriptors)
             raise Closed("the other end of the umbilical is gone")
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            close_all(descriptors)
-            raise Broken("a message on the umbilical lost descriptors or bytes (is the limit of open files reached?)")
         try:
+            if flags & socket.MSG_TRUNC:
+                raise Broken("a message on the umbilical was larger than any may be")
             number, message = messages.decode(data)
-        except ProtocolError:
+            if flags & socket.MSG_CTRUNC:
+                raise Stripped(message)
+        except (Broken, ProtocolError):
             close_all(descriptors)
             raise
         return number, message, descriptors
@@ -112,7 +128,7 @@ class Umbilical:
                 continue
 
     def finish(self) -> None:
-        """Say nothing more: the other end hears that this one leaves, and this one may hear on until that leaves too."""
+        """Say nothing more: the other end hears that this one leaves, and this one hears on until that has left too."""
         with contextlib.suppress(OSError):  # the other end has gone first
             self._socket.shutdown(socket.SHUT_WR)
 
@@ -130,6 +146,17 @@ class Umbilical:
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self.peer_pid = _CREDENTIALS.unpack_from(data)[0] or self.peer_pid
         return found
+
+
+def descriptor_at(descriptors: Sequence[int], place: int) -> int:
+    """Return one of the descriptors that came with a message.
+
+    Raises:
+        OSError: it did not come.
+    """
+    if not 0 <= place < len(descriptors):
+        raise OSError(errno.EMFILE, NONE_LEFT)
+    return descriptors[place]
 
 
 def close_all(descriptors: Sequence[int]) -> None:

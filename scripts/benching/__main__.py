@@ -20,7 +20,7 @@ from benching.machine import facts
 from benching.rows import rows_of, write_json
 from benching.workloads import FULL, GROUPS, QUICK, SIZES, Case, chosen, full_cases, quick_cases
 
-QUICK_BUDGET_S = 38.0
+QUICK_BUDGET_S = 35.0
 """What the runs of `--quick` take; imports, tables, plots and a last run that takes long are in the rest of 50 s."""
 
 QUICK_ROUNDS = 2

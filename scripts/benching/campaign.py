@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from benching.workloads import Case, Effort
 
 GIVE_UP_AFTER: Final = 2
 """A system that has failed so often in a case is not tried there again."""
+
+OVERTIME_S: Final = 3.0
+"""What a run that takes longer than expected may take beyond the budget before it is ended."""
 
 Tell = Callable[[str], None]
 
@@ -60,7 +64,7 @@ class Campaign:
 
     Attributes:
         systems, cases, effort, rounds: what is run.
-        budget_s: when no further run is begun that would end later; None: no matter how long.
+        budget_s: when no further run is begun that is expected to end later; None: no matter how long.
         tell: told what is being run.
         takes_part: whether a system is to be run in a case.
     """
@@ -87,13 +91,14 @@ class Campaign:
                     key = (system.name, case)
                     if system.family not in pythons or failed[key] >= GIVE_UP_AFTER:
                         continue
+                    left_s = math.inf if self.budget_s is None else self.budget_s - (time.monotonic() - began)
                     expected_s = took_s.get(key) or 1.5 * float(np.median([*took_s.values(), 0.0]))
-                    if self.budget_s is not None and time.monotonic() - began + expected_s > self.budget_s:
+                    if expected_s > left_s:
                         if not results.of(*key):
                             results.failures.setdefault(key, "no time was left")
                         continue
                     before = time.monotonic()
-                    failed[key] += not self._run_once(results, number, system, pythons[system.family], case)
+                    failed[key] += not self._run_once(results, number, system, pythons[system.family], case, left_s)
                     took_s[key] = time.monotonic() - before
         return results
 
@@ -119,10 +124,10 @@ class Campaign:
         for place in range(len(there)):
             yield there[(place + number) % len(there)]
 
-    def _run_once(self, results: Results, number: int, system: System, python: Path, case: Case) -> bool:
+    def _run_once(self, results: Results, number: int, system: System, python: Path, case: Case, left_s: float) -> bool:
         key = (system.name, case)
         try:
-            outcome = runs.run(system, python, case, self.effort)
+            outcome = runs.run(system, python, case, self.effort, left_s + OVERTIME_S)
         except RunFailed as error:
             results.failures[key] = str(error)
             self.tell(f"round {number + 1}: {system.name}, {case}: {error}")

@@ -46,6 +46,7 @@ def lines(rows: Rows, key: str, title: str, unit: str, path: Path) -> None:
     if not rows:
         return
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for system in dict.fromkeys(row["system"] for row in rows):
         own = sorted((row["size_bytes"], row[key]) for row in rows if row["system"] == system)
         axes.plot(*zip(*own, strict=True), marker="o", markersize=4, label=system, **style(system))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import select
@@ -25,7 +26,8 @@ from benching.measured.task import Task
 from benching.workloads import Case, Effort
 
 START_S: Final = 45.0
-"""What a system may take beyond the time of its messages: to start, to drain, to end."""
+START_S_PER_NODE: Final = 4.0
+"""What a system may take beyond the time of its messages: to start, to drain, to end, on a busy machine."""
 
 Times = NDArray[np.int64]
 
@@ -85,8 +87,12 @@ def task_of(system: System, case: Case, effort: Effort, folder: Path) -> Task:
     )
 
 
-def run(system: System, python: Path, case: Case, effort: Effort) -> Outcome:
+def run(system: System, python: Path, case: Case, effort: Effort, within_s: float = math.inf) -> Outcome:
     """Run a system once.
+
+    Args:
+        system, case, effort: what is run. python: the interpreter of its environment.
+        within_s: when it is ended, if that is earlier than what such a run may take at most.
 
     Raises:
         RunFailed: it did not start, failed, took too long, or delivered what was not sent.
@@ -106,7 +112,12 @@ def run(system: System, python: Path, case: Case, effort: Effort) -> Outcome:
         account = Account(mark, task.readers)
         with GaugeServer(folder / "gauge", account, samples=case.rate_hz <= 100):
             try:
-                _play([[*command, *role] for role in system.roles(case)], environment, folder, _time_s(task))
+                _play(
+                    [[*command, *role] for role in system.roles(case)],
+                    environment,
+                    folder,
+                    min(_time_s(task), within_s),
+                )
             finally:
                 end_marked(mark)
         return joined(task, account.cpu_s, account.window_s, account.rss_bytes)
@@ -116,7 +127,8 @@ def run(system: System, python: Path, case: Case, effort: Effort) -> Outcome:
 
 def _time_s(task: Task) -> float:
     messages_s = (task.warmup + task.count) / task.rate_hz if task.is_paced else task.warmup_s + task.seconds
-    return START_S + messages_s + task.count * task.sleep_s
+    start_s = START_S + START_S_PER_NODE * (task.relays + task.readers)
+    return start_s + messages_s + task.count * task.sleep_s
 
 
 def _play(commands: Sequence[Sequence[str]], environment: Mapping[str, str], folder: Path, time_s: float) -> None:

@@ -61,6 +61,9 @@ def check_report(report: dict[str, Any], frames: int) -> dict[str, Any]:
     assert edges["host"] != nodes["reader"]["host"]
     assert len({node["pid"] for node in nodes.values()}) == 3
     assert all(nodes[name]["level"] == "trusted" for name in ("reader", "writer"))
+    crossing = [edge["lane"] for edge in report["edges"] if "edges." in edge["name"]]
+    assert len(crossing) == 2
+    assert all(lane.startswith("fast, ") for lane in crossing), crossing  # the two hosts have met
     assert report["latency_p50_s"] > 0
     assert report["error"] == ""
     return dict(edges)
@@ -180,7 +183,10 @@ def test_the_clip_of_132_frames(rmbus_: Command, demo: Any) -> None:
     """Without arguments: H.264 and AAC in, the same out, and at least 35 dB against what the class makes."""
     done = rmbus_("demo", "--json", timeout_s=170)
     assert done.returncode == 0, done.stderr
-    check_report(json.loads(done.stdout), 132)
+    report = json.loads(done.stdout)
+    check_report(report, 132)
+    crossing = {edge["name"]: edge["lane"] for edge in report["edges"] if "edges." in edge["name"]}
+    assert set(crossing.values()) == {"fast, shared memory"}, crossing
     out = rmbus_.folder / "out" / "demo.mp4"
     about, before = MediaReader.probe(out), MediaReader.probe(default_film())
     assert (about.video_codec, about.audio_codec, about.frames) == ("h264", "aac", 132)

@@ -20,7 +20,8 @@ from watch import ended, family
 
 from rmbus import Pipeline, Report, Session
 from rmbus.cli.daemon import Daemon
-from rmbus.errors import RmbusError
+from rmbus.errors import HostError, RmbusError
+from rmbus.protocol import messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # real processes on two hosts
 
@@ -288,6 +289,15 @@ def test_what_a_dead_reader_held_is_not_written_again(other: Daemon) -> None:
     with pytest.raises(RmbusError, match="dead"):
         session.wait(20)
     assert not any("odd" in line for line in lines)
+
+
+def test_a_connection_that_was_lost_is_told_though_every_node_ends(run_folder: Path) -> None:
+    """A reader whose producer's host was lost ends as if that were all; the run must not be taken for whole."""
+    session = Session(Draw(3) >> Look())
+    (client,) = session._clients.values()
+    session._event(client, messages.PeerLost(session.id, "the host other", [0]))
+    with pytest.raises(HostError, match=r"connection of local to the host other was lost, which carried draw\.out"):
+        session.wait(10)
 
 
 def test_a_session_that_is_drained(other: Daemon) -> None:

@@ -21,9 +21,10 @@ from large import Draw, Look
 
 from rmbus.client import HostClient
 from rmbus.embedded import EmbeddedHost
-from rmbus.errors import Closed, HostError
+from rmbus.errors import Broken, Closed, HostError
 from rmbus.host import meetings
-from rmbus.host.hands import MAX_SILENT
+from rmbus.host.hands import MAX_SILENT, SILENT_S
+from rmbus.host.peers import MAX_UNSENT
 from rmbus.joined import serve_in_thread
 from rmbus.node import Node
 from rmbus.protocol import frames, lane, messages
@@ -319,9 +320,12 @@ def test_an_edge_that_nobody_takes_can_be_linked_anew(host: Host) -> None:
         close_all(first.hear(messages.Offer, 3)[1])
         assert host.link(consumer=0).result(10) == messages.Ok()
         assert first.hear(messages.Gone, 3)[0].edge == 0
+        first.say(messages.Ok(), 3)  # which has crossed that, and means nothing any more
         second.claim(3)
         close_all(second.hear(messages.Offer, 3)[1])
         second.say(messages.Ok(), 3)
+        first.claim(4)
+        assert "is taken" in first.hear(messages.Refused, 4)[0].message
     assert host.told(messages.PeerLost).peer == "the host second"
     with pytest.raises(HostError, match="has an edge 0 already"):
         raise_refusal(host.link(consumer=0))
@@ -344,6 +348,29 @@ def test_who_may_come(host: Host) -> None:
     assert host.lives()
 
 
+def claim_many(visitor: Visitor, last: int) -> None:
+    for number in range(2, last):
+        visitor.claim(number)
+
+
+def test_who_reads_late_hears_everything(host: Host) -> None:
+    """More than the socket holds waits in the host."""
+    with let_in(host) as visitor:
+        claim_many(visitor, 1000)
+        assert host.lives()
+        for number in range(2, 1000):
+            visitor.hear(messages.Refused, number)
+
+
+def test_who_does_not_read_is_cut_off(host: Host) -> None:
+    """So much waits for it, and no more."""
+    with let_in(host) as visitor:
+        with pytest.raises(Broken):
+            claim_many(visitor, 3 * MAX_UNSENT)
+        assert visitor.is_cut_off()
+    assert host.lives()
+
+
 def test_callers_that_say_nothing(host: Host) -> None:
     """So many wait to be heard, and whoever comes then is turned away."""
     with contextlib.ExitStack() as stack:
@@ -353,7 +380,7 @@ def test_callers_that_say_nothing(host: Host) -> None:
         assert host.lives()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
             late.connect(str(host.connection.host_socket))
-            late.settimeout(10)
+            late.settimeout(SILENT_S / 2)
             assert late.recv(1) == b""
         callers[0].settimeout(10)
         assert callers[0].recv(1) == b""  # it had its time
@@ -467,6 +494,14 @@ def test_an_offer_that_comes_too_late(host: Host) -> None:
         umbilical.send(messages.Offer(0, 1), [page, other.fileno()], 2)
         number, message, _ = umbilical.receive()
         assert (number, type(message)) == (2, messages.Refused)
+        umbilical.send(messages.Refused("HostError", "also too late"), number=2)
+        with pytest.raises(HostError, match="has no node 9"):
+            raise_refusal(host.link(producer=9, peer=str(den.path), secret="5ec4e7"))
+        again = host.link(producer=0, peer=str(den.path), secret="5ec4e7")
+        assert umbilical.receive()[0] == 3  # the connection is the same
+        umbilical.send(messages.Refused("HostError", "no"), number=3)
+        with pytest.raises(HostError, match="no"):
+            raise_refusal(again)
         close_all([page, one.detach(), other.detach()])
         umbilical.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,41 +25,47 @@ class Breakable(Node):
     Attributes:
         given: the arguments that it was made with, by name.
         line: a descriptor that is closed at the other end when all is over, for what has been forked.
-        bad: what was seen of pictures that were not as they should be. seen: pictures, by stream.
+        bad: what was seen of pictures that were not as they should be; it is printed too. seen: pictures, by stream.
+        kept: pictures that are looked at again and again.
     """
 
-    def __init__(self, forks_at: int = 0, **given: float) -> None:
-        self.given = {"forks_at": forks_at, **given}
+    def __init__(self, forks_at: int = 0, fault: tuple[str, int] | None = None, **given: float) -> None:
+        self.given: dict[str, Any] = {"forks_at": forks_at, **given}
         self.forks_at = forks_at
+        self.fault = fault
         self.line = -1
         self.forked: list[int] = []
         self.bad: list[str] = []
         self.seen: defaultdict[int, int] = defaultdict(int)
         self.kept: list[tuple[NDArray[Any], int | None]] = []
-        self.lock = threading.Lock()
         self._last: dict[int, int] = {}
+
+    def initialize(self) -> None:
+        if self.fault is not None:
+            breaking.arm(breaking.Fault(*self.fault))
 
     def forget(self) -> None:
         """Let go of all that was kept."""
-        with self.lock:
-            self.kept.clear()
-            self.seen.clear()
+        self.kept.clear()
+        self.seen.clear()
 
     def look_again(self) -> list[str]:
         """Return what is wrong with the pictures that are kept, and what was seen to be wrong before."""
-        with self.lock:
-            return self.bad + [f"kept: {what}" for array, pts in self.kept if (what := differs(array, pts))]
+        return self.bad + [f"kept: {what}" for array, pts in list(self.kept) if (what := differs(array, pts))]
 
     def look(self, frame: VideoFrame) -> None:
         """Look at a picture as it comes."""
-        what = differs(frame.array, frame.pts)
         stream, number = name_of(frame.pts)
-        if what:
-            self.bad.append(what)
-        if number <= self._last.get(stream, -1):
-            self.bad.append(f"picture {number} of stream {stream} came after {self._last[stream]}")
-        self._last[stream] = number
         self.seen[stream] += 1
+        wrong = [differs(frame.array, frame.pts)]
+        if self.kept:
+            wrong.append(differs(*self.kept[self.seen[stream] % len(self.kept)]))
+        if number <= self._last.get(stream, -1):
+            wrong.append(f"picture {number} of stream {stream} came after {self._last[stream]}")
+        self._last[stream] = number
+        for what in filter(None, wrong):
+            self.bad.append(what)
+            print(f"torn: {what}")
         if self.forks_at and sum(self.seen.values()) == self.forks_at:
             self.fork()
 
@@ -119,8 +124,7 @@ class Passer(Breakable):
         super().__init__(forks_at)
 
     def process(self, frame: VideoFrame) -> Iterator[VideoFrame | None]:
-        with self.lock:
-            self.kept = [*self.kept[-5:], (frame.array, frame.pts)]
+        self.kept = [*self.kept[-5:], (frame.array, frame.pts)]
         self.look(frame)
         breaking.reached(breaking.INSIDE)
         how = sum(self.seen.values()) % 4
@@ -148,10 +152,8 @@ class Keeper(Breakable):
         self.keeps, self.every_s = keeps, every_s
 
     def process(self, frame: VideoFrame) -> None:
-        if sum(self.seen.values()) % 2 == 0:
-            with self.lock:
-                if len(self.kept) < self.keeps:
-                    self.kept.append((frame.array, frame.pts))
+        if sum(self.seen.values()) % 2 == 0 and len(self.kept) < self.keeps:
+            self.kept.append((frame.array, frame.pts))
         breaking.reached(breaking.INSIDE)
         self.look(frame)
         if self.every_s:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+_SHM = re.compile(r" (/dev/shm/\S+)$", re.MULTILINE)
 _MAPPED = re.compile(r"^\S+ \S+ \S+ \S+ (\d+) +/memfd:(\S+) \(deleted\)$", re.MULTILINE)
 
 
@@ -20,13 +21,14 @@ class Census:
 
     Attributes:
         descriptors: by what they are of. segments: files of shared memory, by their number in the system.
-        pages: files of counters, likewise. threads: how many.
+        pages: files of counters, likewise. threads: how many. in_shm: what it has mapped in /dev/shm.
     """
 
     descriptors: Counter[str]
     segments: frozenset[int]
     pages: frozenset[int]
     threads: int
+    in_shm: frozenset[str]
 
     def beyond(self, base: Census) -> str:
         """Say what is there that was not at another time, "" where nothing is; threads are not compared."""
@@ -34,6 +36,7 @@ class Census:
         told = [f"{count} descriptors of {what}" for what, count in more.items()]
         told += [f"segment {number}" for number in sorted(self.segments - base.segments)]
         told += [f"page {number}" for number in sorted(self.pages - base.pages)]
+        told += sorted(self.in_shm)
         return ", ".join(told)
 
 
@@ -55,13 +58,15 @@ def census(pid: int) -> Census:
         except OSError:
             continue  # it was closed meanwhile
         kinds[re.sub(r"\d+", "", target)] += 1
-    for number, name in _MAPPED.findall((folder / "maps").read_text()):
+    maps = (folder / "maps").read_text()
+    for number, name in _MAPPED.findall(maps):
         held.setdefault(name, set()).add(int(number))
     return Census(
         kinds,
         frozenset(held["rmbus-segment"]),
         frozenset(held["rmbus-counters"]),
         len(os.listdir(folder / "task")),
+        frozenset(_SHM.findall(maps)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -37,13 +38,13 @@ class Command:
         }
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Start `rmbus ARGUMENTS` in a process group of its own."""
         process = subprocess.Popen(
             [sys.executable, "-m", "rmbus.cli.main", *map(str, arguments)],
             cwd=self.folder,
             env=self.env,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -53,8 +54,12 @@ class Command:
         return process
 
     def __call__(self, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run `rmbus ARGUMENTS` to its end."""
-        return finish(self.start(*arguments), timeout_s)
+        """Run `rmbus ARGUMENTS` to its end. The account of a report that it prints must close."""
+        done = finish(self.start(*arguments), timeout_s)
+        if "--json" in arguments and done.stdout.startswith("{"):
+            open_edges = [edge for edge in json.loads(done.stdout).get("edges", ()) if edge["in_flight"]]
+            assert not open_edges, f"accounts do not close: {open_edges}"
+        return done
 
     def script(self, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `python ARGUMENTS` to its end."""

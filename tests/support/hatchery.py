@@ -7,6 +7,7 @@ questions about it on a line of its own, and stays until its line is cut.
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
 import json
@@ -51,7 +52,7 @@ class Order:
     Attributes:
         kind: of node, see `breakable.KINDS`. given: its arguments.
         session, number: the node that it is, or ""; then `inputs` and `outputs` are topics by port.
-        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: as many as it likes.
+        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: any number.
     """
 
     kind: str
@@ -136,7 +137,11 @@ class Hatchling:
 
 
 class Hatchery:
-    """The process from which others are forked. A context manager."""
+    """The process from which others are forked. A context manager.
+
+    Attributes:
+        pid: its own.
+    """
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -147,6 +152,7 @@ class Hatchery:
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._socket = ours
+        self.pid = self._process.pid
         assert ours.recv(ROOM), "the hatchery did not start"
 
     def hatch(self, order: Order, connection: Connection) -> Hatchling:
@@ -185,7 +191,7 @@ def _note_pages() -> None:
             _pages.append((side, edge, page))
             inner(self, edge, *given, **named)
 
-        owner.__init__ = init  # type: ignore[assignment, method-assign]
+        owner.__init__ = init  # type: ignore[method-assign]
 
 
 def _accounts() -> list[dict[str, Any]]:
@@ -248,7 +254,8 @@ def _live(told: Mapping[str, Any], line: socket.socket) -> None:
         outcome = ""
     except BaseException as error:
         outcome = "".join(traceback.format_exception_only(error)).strip()
-    line.send(json.dumps({"outcome": outcome}).encode())
+    with contextlib.suppress(OSError):  # nobody asks any more
+        line.send(json.dumps({"outcome": outcome}).encode())
     while True:
         time.sleep(60)  # its views can be asked for until the line is cut
 

@@ -1,17 +1,19 @@
-"""Rounds of a fault test: pictures flow, a process is killed at a point, and what must hold for the others is looked at.
+"""Rounds of a fault test: pictures flow, a process is killed at a point, and the others are looked at.
 
 A round returns what did not hold, in words. What happens in it follows from its seed.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
 from breakable import Keeper, Painter, Passer
-from breaking import RARE, Fault
+from breaking import OF_CONSUMERS, OF_PRODUCERS, RARE, SENT, Fault
 from census import Census, census, settles
 from hatchery import Hatchling, Order
 from stage import Play, Stage, open_accounts, play, seen, wait_for
@@ -22,10 +24,21 @@ from rmbus.errors import RmbusError
 PRODUCER: Final = "producer"
 MIDDLE: Final = "middle"
 CONSUMER: Final = "consumer"
+ASIDE: Final = "aside"
 
 ON: Final = 25
 """Pictures that are made after a kill, so that memory which is given back too early is written to again."""
 
+LET_GO_S: Final = 6.0
+"""Within so long watchers have let go of everything: segments are kept for a moment, and trimmed at times."""
+
+CASES: Final = (
+    *((PRODUCER, point) for point in OF_PRODUCERS),
+    *((MIDDLE, point) for point in (*OF_PRODUCERS, *OF_CONSUMERS)),
+    *((CONSUMER, point) for point in OF_CONSUMERS),
+)
+
+_numbers = itertools.count(1)
 _NAMES: Final = {PRODUCER: "head", MIDDLE: "middle", CONSUMER: "tail"}
 
 
@@ -35,26 +48,28 @@ class Round:
 
     Attributes:
         victim, fault: who is killed, and where. number: of the round; it is the stream of its pictures.
-        forks_at: when the victim forks a child that outlives it, 0: never. fast: whether fast lanes are used.
+        forker: who forks a child that lets go of all that it inherits, and stays: the victim, a survivor, or nobody.
+        forks_at: at which of its pictures. fast: whether fast lanes are used.
     """
 
     victim: str
     fault: Fault
     number: int
-    forks_at: int
-    fast: bool
+    forker: str = ""
+    forks_at: int = 0
+    fast: bool = True
 
     @classmethod
     def drawn(cls, victim: str, point: str, number: int, seed: int) -> Round:
         """Return the round that a seed means."""
         chance = random.Random(f"{victim}/{point}/{seed}")
         nth = chance.randint(1, 2 if point in RARE else 25)
-        forks_at = chance.randint(1, 5) if chance.random() < 0.3 else 0
-        return cls(victim, Fault(point, nth), number, forks_at, chance.random() < 0.7)
+        forker = chance.choice((victim, CONSUMER, ASIDE, "", "", ""))
+        return cls(victim, Fault(point, nth), number, forker, chance.randint(1, 20), chance.random() < 0.7)
 
     def forks(self, who: str) -> int:
         """Return when one of the processes forks."""
-        return self.forks_at if who == self.victim else 0
+        return self.forks_at if who == self.forker else 0
 
 
 def chain(stage: Stage, plan: Round) -> list[str]:
@@ -62,7 +77,7 @@ def chain(stage: Stage, plan: Round) -> list[str]:
     head = Painter(plan.number, forks_at=plan.forks(PRODUCER)).options(name="head")
     middle = Passer(forks_at=plan.forks(MIDDLE)).options(name="middle")
     tail = Keeper(keeps=12, forks_at=plan.forks(CONSUMER)).options(name="tail")
-    aside = Keeper(keeps=24).options(name="aside")  # more than may be held: it gets copies
+    aside = Keeper(keeps=24, forks_at=plan.forks(ASIDE)).options(name="aside")  # more than may be held: it gets copies
     name = _NAMES[plan.victim]
     with play(stage, (head >> middle >> tail) | (head >> aside), faults={name: plan.fault}, fast=plan.fast) as run:
         victim = run.cast[name]
@@ -73,54 +88,105 @@ def chain(stage: Stage, plan: Round) -> list[str]:
         if plan.victim != PRODUCER:
             wrong += _goes_on(run.cast["aside"])
             run.cast["head"].ask("finish")
+        wrong += _ended_well(survivors)
         wrong += _look_all(survivors)
         wrong += settle_accounts(survivors)
         wrong += _reported(run)
         wrong += _ended_by(run, name)
         wrong += _look_all(survivors)  # the session has ended, and they still have their views
-    stage.close_all()
     return wrong
 
 
-@attrs.frozen
+@attrs.define
 class Watchers:
     """Subscribers that stay for many rounds: one for what is made, one for what is passed on."""
 
     made: Hatchling
     passed: Hatchling
-    bases: tuple[Census, Census]
+    bases: list[Census] = attrs.field(factory=list[Census])
 
     @classmethod
     def join(cls, stage: Stage) -> Watchers:
-        """Let them join."""
+        """Let them join; they are no processes of a round."""
         made = stage.hatch(Order("keeper", {"keeps": 24}, inputs={"video": "made/*"}))
         passed = stage.hatch(Order("keeper", {"keeps": 12}, inputs={"video": "passed/*"}))
         stage.hatched.clear()
-        for each in (made, passed):
-            wait_for(lambda each=each: census(each.pid).threads > 2)  # type: ignore[misc]
-        return cls(made, passed, (census(made.pid), census(passed.pid)))
+        return cls(made, passed)
+
+    @property
+    def both(self) -> tuple[Hatchling, Hatchling]:
+        """Both of them."""
+        return self.made, self.passed
+
+    def forget(self) -> None:
+        """Let them let go of all that they keep."""
+        for each in self.both:
+            each.ask("forget")
 
     def left_over(self) -> str:
-        """Say what they have beyond their bases, some time after they have let go of all."""
-        for each in (self.made, self.passed):
-            each.ask("forget")
-        pairs = list(zip((self.made, self.passed), self.bases, strict=True))
-        return settles(lambda: "; ".join(told for each, base in pairs if (told := census(each.pid).beyond(base))), 6.0)
+        """Say what they have beyond what they had after the first round, "" where they have gone back to that."""
+        self.forget()
+        return settles(self._beyond, LET_GO_S)
+
+    def rebase(self) -> None:
+        """Take what they have now, when they have let go of all, for their base."""
+        self.forget()
+        wait_for(lambda: all(_is_bare(census(each.pid)) for each in self.both))
+        self.bases = [census(each.pid) for each in self.both]
 
     def close(self) -> None:
         """Let them go."""
-        self.made.close()
-        self.passed.close()
+        for each in self.both:
+            each.close()
+
+    def _beyond(self) -> str:
+        pairs = zip(self.both, self.bases, strict=True)
+        return "; ".join(f"watcher: {told}" for each, base in pairs if (told := census(each.pid).beyond(base)))
+
+
+def _is_bare(has: Census) -> bool:
+    """Whether a process has no segment and no page but that of its node."""
+    return not has.segments and len(has.pages) == 1
+
+
+@contextmanager
+def theatre() -> Iterator[tuple[Stage, Watchers]]:
+    """Give a stage with watchers, all of them warm and at their base."""
+    with Stage() as stage:
+        watchers = Watchers.join(stage)
+        try:
+            for play_round in (chain, lambda stage, plan: topics(stage, watchers, plan)):
+                wrong = play_round(stage, Round(PRODUCER, Fault(SENT, 20), 0))
+                assert not wrong, wrong
+            watchers.rebase()
+            stage.rebase()
+            yield stage, watchers
+        finally:
+            watchers.close()
+
+
+def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: Iterable[int]) -> Iterator[str]:
+    """Play a round for each seed, by turns a session and topics; yield what was wrong after each, and at the end."""
+    for seed in seeds:
+        plan = Round.drawn(victim, point, next(_numbers), seed)
+        try:
+            wrong = chain(stage, plan) if seed % 2 else topics(stage, watchers, plan)
+        finally:
+            stage.close_all()
+        wrong += filter(None, [stage.left_over()])
+        yield "".join(f"seed {seed}, {plan}: {what}\n" for what in wrong)
+    left = filter(None, [watchers.left_over(), stage.left_over()])
+    yield "".join(f"after {victim}, {point}: {what}\n" for what in left)
+    size = stage.shared_bytes()
+    yield f"after {victim}, {point}: {size} bytes of shared memory are left\n" if size else ""
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
-    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers of both. One of the first three dies."""
+    """Joined by topics: a painter, a passer, a keeper, and watchers of both. One of the first three dies."""
     source, passed = f"made/{plan.number}", f"passed/{plan.number}"
     orders = {
         CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),
-        MIDDLE: Order(
-            "passer", {"forks_at": plan.forks(MIDDLE)}, inputs={"video": source}, outputs={"out": passed}
-        ),
+        MIDDLE: Order("passer", {"forks_at": plan.forks(MIDDLE)}, inputs={"video": source}, outputs={"out": passed}),
         PRODUCER: Order(
             "painter",
             {"stream": plan.number, "every_s": 0.001, "forks_at": plan.forks(PRODUCER)},
@@ -137,17 +203,12 @@ def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
     if plan.victim != PRODUCER:
         wrong += _goes_on(watchers.made)
         cast[PRODUCER].ask("finish")
-    for each in survivors:
-        outcome = each.outcome(10.0)
-        if outcome != "":
-            wrong.append(f"the {each.order.kind} did not end as it should, but so: {outcome}")
+    wrong += _ended_well(survivors)
     everybody = [*survivors, watchers.made, watchers.passed]
     wrong += _look_all(everybody)
     wrong += settle_accounts(everybody)
     wrong += _look_all(everybody)
-    for each in (watchers.made, watchers.passed):
-        each.ask("forget")
-    stage.close_all()
+    watchers.forget()
     return wrong
 
 
@@ -163,6 +224,12 @@ def _goes_on(reader: Hatchling) -> list[str]:
     return [] if wait_for(lambda: seen(reader) >= target) else ["nothing flows any more between the survivors"]
 
 
+def _ended_well(survivors: Iterable[Hatchling]) -> list[str]:
+    """Wait for the nodes of survivors to end, since nothing more comes to them; their processes stay."""
+    outcomes = [(each.order.kind, each.outcome(10.0)) for each in survivors]
+    return [f"the {kind} did not end as it should, but so: {outcome}" for kind, outcome in outcomes if outcome != ""]
+
+
 def _look_all(survivors: Iterable[Hatchling]) -> list[str]:
     """Look at every picture that the survivors keep, and at how they are."""
     wrong: list[str] = []
@@ -172,8 +239,9 @@ def _look_all(survivors: Iterable[Hatchling]) -> list[str]:
 
 
 def _reported(run: Play) -> list[str]:
-    """Look at the session's report: at rest nothing is under way, on any edge."""
-    return [f"the report says of an edge at rest: {edge}" for edge in run.session.report().edges if edge.in_flight]
+    """Look at the session's report: at rest nothing is under way, on any edge, and no edge was waited for in vain."""
+    edges = run.session.report().edges
+    return [f"the report says of an edge at rest: {edge}" for edge in edges if edge.in_flight or "(its" in edge.lane]
 
 
 def _ended_by(run: Play, name: str) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+from accounting import audit
 
 from rmbus import Input, Node, NodeError, Output, RmbusError, Session, Video, VideoFrame
 
@@ -60,6 +61,15 @@ def wait_a_little(session: Session) -> None:
 
 def main() -> None:
     address, fault = sys.argv[1], (sys.argv[2:] or ["none"])[0]
+    with audit() as wrong:
+        try:
+            run(address, fault)
+        finally:
+            for line in wrong:
+                print(f"accounts do not close: {line}", file=sys.stderr)
+
+
+def run(address: str, fault: str) -> None:
     pipeline = Frames() >> Invert(fault).options(on=address) >> Sink()
     try:
         with Session(pipeline, fast=fault != "gateways") as session:

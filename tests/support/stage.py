@@ -12,8 +12,9 @@ from typing import Any, Self
 import attrs
 from breakable import Breakable
 from breaking import Fault
-from census import Census, census, settles, shared_bytes
+from census import census, settles, shared_bytes
 from hatchery import Dead, Hatchery, Hatchling, Order
+from watch import family
 
 from rmbus import Node, Pipeline
 from rmbus import session as sessions
@@ -39,7 +40,6 @@ class Stage:
         self.connection = self._host.connection
         self.host = self._host.connection.pid
         self.hatched: list[Hatchling] = []
-        self._shm = set(os.listdir("/dev/shm"))
         self.base = census(self.host)
 
     def hatch(self, order: Order) -> Hatchling:
@@ -53,16 +53,23 @@ class Stage:
             each.close()
         self.hatched.clear()
 
-    def left_over(self, base: Census | None = None) -> str:
+    def rebase(self) -> None:
+        """Take what the host has now, when it has come to rest, for its base."""
+        before = census(self.host)
+        while True:
+            time.sleep(0.2)
+            self.base = census(self.host)
+            if self.base == before:
+                return
+            before = self.base
+
+    def left_over(self) -> str:
         """Say what the host has beyond its base, "" where it has gone back to it."""
-        wanted = base or self.base
-        told = settles(lambda: census(self.host).beyond(wanted), SETTLE_S)
-        left = sorted(set(os.listdir("/dev/shm")) - self._shm)
-        return told + (f", in /dev/shm: {left}" if left else "")
+        return settles(lambda: census(self.host).beyond(self.base), SETTLE_S)
 
     def shared_bytes(self) -> int:
-        """Return how much shared memory the host and the processes of the round have."""
-        return shared_bytes([self.host, os.getpid(), *(each.pid for each in self.hatched)])
+        """Return how much shared memory there is, in whatever process of the stage."""
+        return shared_bytes([self.host, os.getpid(), *family(self._hatchery.pid)])
 
     def close(self) -> None:
         """End it all."""
@@ -89,7 +96,7 @@ class Play:
 def play(
     stage: Stage, pipeline: Pipeline, *, faults: Mapping[str, Fault] | None = None, fast: bool = True
 ) -> Iterator[Play]:
-    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session at the end if it still runs."""
+    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session if it still runs."""
     cast: dict[str, Hatchling] = {}
 
     def embedded(*, spares: int) -> _Host:
@@ -153,11 +160,13 @@ def open_accounts(of: Hatchling) -> list[str]:
     for account in of.ask("accounts")["accounts"]:
         difference = under_way(account)
         if difference:
-            told.append(f"{of.order.kind}: {difference} frames of edge {account['edge']} are unaccounted for: {account}")
+            told.append(
+                f"{of.order.kind}: {difference} frames of edge {account['edge']} are unaccounted for: {account}"
+            )
     return told
 
 
 def under_way(account: Mapping[str, Any]) -> int:
     """Return how many frames of an edge are neither delivered nor dropped."""
     published = int(account["published"]) + int(account["duplicates"])
-    return published - int(account["delivered"]) - sum(account["dropped"].values())
+    return published - int(account["delivered"]) - int(sum(account["dropped"].values()))

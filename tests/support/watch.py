@@ -59,6 +59,7 @@ class Ground:
         assert self.script is not None
         began = time.monotonic()
         out, err = self.script.communicate(timeout=within_s + 10)
+        assert "accounts do not close" not in err, err
         lines = [line for line in out.splitlines() if line.startswith("{")]
         return self.script.returncode, json.loads(lines[-1]) if lines else {}, err, time.monotonic() - began
 

@@ -143,6 +143,13 @@ def test_words_of_an_edge(place: Place) -> None:
         FarEnd("session").attach(peer, 5)  # type: ignore[arg-type]
 
 
+def test_whose_memory_it_may_see() -> None:
+    """That of its own session; what belongs to none may see nothing of others."""
+    assert FarEnd("session").may_lend_on(Ear("session"))
+    assert not FarEnd("session").may_lend_on(Ear("another"))
+    assert not FarEnd("").may_lend_on(Ear(""))
+
+
 def test_nobody_is_told_before_somebody_has_come(place: Place) -> None:
     """And the descriptors are closed."""
     end = FarEnd("session")

@@ -1,0 +1,205 @@
+"""The blocking names of `rmbus` as awaitable ones: `async with rmbus.aio.connect() as bus`.
+
+No thread stands between a frame and whoever awaits it: the event loop watches the lanes itself. What may take a while
+(to open, to close, to send what is large) is done in the loop's executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from rmbus import bus as blocking
+from rmbus.delivery import Delivery
+from rmbus.media import Frame
+from rmbus.runtime.awaiting import awaited
+
+
+class Publisher:
+    """A topic of this script's own. An async context manager: leaving it ends the topic.
+
+    Attributes:
+        topic: its name.
+    """
+
+    def __init__(self, opened: blocking.Publisher) -> None:
+        self.topic = opened.topic
+        self._publisher = opened
+
+    async def send(self, value: object) -> None:
+        """Send a value to whoever reads the topic; see `rmbus.bus.Publisher.send`.
+
+        Raises:
+            HostError: the host is gone. Closed: the publisher was closed. FormatError: this topic does not carry it.
+        """
+        if not self._publisher.send_at_once(value):
+            await asyncio.to_thread(self._publisher.send, value)
+
+    @asynccontextmanager
+    async def loan(self, *, like: Frame) -> AsyncGenerator[Any]:
+        """Lend a writable frame that is sent when the context ends without an error."""
+        lent = self._publisher.loan(like=like)
+        frame = await asyncio.to_thread(lent.__enter__)
+        try:
+            yield frame
+        except BaseException:
+            lent.__exit__(*sys.exc_info())
+            raise
+        await asyncio.to_thread(lent.__exit__, None, None, None)
+
+    async def close(self) -> None:
+        """End the topic, and wait until those who read it have had their time; harmless when it has ended."""
+        await asyncio.to_thread(self._publisher.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._publisher.__exit__, kind, error, trace)
+
+
+class Subscription(AsyncIterator[Frame]):
+    """The frames of one topic, or of all that match a pattern, as they come; see `rmbus.bus.Subscription`.
+
+    It begins with `async with`, or when the first frame is awaited.
+
+    Attributes:
+        pattern: what was asked for.
+    """
+
+    def __init__(self, pattern: str, begin: Callable[[], blocking.Subscription]) -> None:
+        self.pattern = pattern
+        self._begin = begin
+        self._subscription: blocking.Subscription | None = None
+        self._taking = asyncio.Lock()
+        self._is_closed = False
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many frames were dropped on their way here, by reason."""
+        return {} if self._subscription is None else self._subscription.dropped
+
+    async def __anext__(self) -> Frame:
+        async with self._taking:
+            if not self._is_closed:
+                intake = (await self._opened()).intake
+                intake.is_over |= self._is_closed  # meanwhile
+                frame = await awaited(intake)
+                if frame is not None:
+                    return frame
+                self._is_closed = True
+                await self._end()
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        """End the iteration; harmless when it has ended."""
+        self._is_closed = True
+        if self._subscription is not None:
+            self._subscription.intake.is_over = True
+            self._subscription.intake.wake()
+        async with self._taking:
+            await self._end()
+
+    async def __aenter__(self) -> Self:
+        async with self._taking:
+            await self._opened()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _opened(self) -> blocking.Subscription:
+        if self._subscription is None:
+            self._subscription = await asyncio.to_thread(self._begin)
+        return self._subscription
+
+    async def _end(self) -> None:
+        if self._subscription is not None:
+            await asyncio.to_thread(self._subscription.close)
+
+
+class Bus:
+    """The topics of a host on this machine. An async context manager: leaving it closes what was opened on it.
+
+    Attributes:
+        address: of the host.
+    """
+
+    def __init__(self, opened: blocking.Bus) -> None:
+        self.address = opened.address
+        self._bus = opened
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+
+    def publish(self, topic: str, format: object = None) -> Opening[Publisher]:
+        """Begin a topic, by `await` or `async with`; see `rmbus.Bus.publish`."""
+
+        async def begin() -> Publisher:
+            return Publisher(await asyncio.to_thread(self._bus.publish, topic, format))
+
+        return Opening(begin)
+
+    def subscribe(self, pattern: str, *, delivery: Delivery | None = None, last: bool = False) -> Subscription:
+        """Read a topic, or all that match a pattern, by `async for`; see `rmbus.Bus.subscribe`."""
+        opened = Subscription(pattern, lambda: self._bus.subscribe(pattern, delivery=delivery, last=last))
+        self._subscriptions.add(opened)
+        return opened
+
+    async def close(self) -> None:
+        """Close what was opened on the bus; harmless when that has been done."""
+        await self.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        await asyncio.to_thread(self._bus.__exit__, kind, error, trace)
+
+
+_C = TypeVar("_C", bound=Bus | Publisher)
+
+
+class Opening(Awaitable[_C], Generic[_C]):
+    """What is opened by `await`, or by `async with` for as long as that lasts."""
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, _C]]) -> None:
+        self._begin = begin
+        self._opened: _C | None = None
+
+    def __await__(self) -> Generator[Any, Any, _C]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> _C:
+        self._opened = await self._begin()
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._opened is not None
+        await self._opened.__aexit__(kind, error, trace)
+
+
+def connect(address: str | None = None, *, key: str | None = None, timeout_s: float = 10.0) -> Opening[Bus]:
+    """Connect to the bus of this user on this machine, by `await` or `async with`; see `rmbus.connect`.
+
+    Raises:
+        ConnectFailed: there is none.
+    """
+
+    async def begin() -> Bus:
+        return Bus(await asyncio.to_thread(lambda: blocking.connect(address, key=key, timeout_s=timeout_s)))
+
+    return Opening(begin)
