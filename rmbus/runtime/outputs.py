@@ -161,7 +161,7 @@ class OutputPort:
         held = memory_of(frame)
         if (
             isinstance(held, Held)
-            and held.place.size == size
+            and _is_in(payload, held)
             and self._memory.has(held.mapping)
             and self._may_share(held.place.segment)
         ):
@@ -199,3 +199,12 @@ class OutputPort:
     def _offer(self, item: Item) -> None:
         for link in self.links:
             link.offer(item)
+
+
+def _is_in(payload: lane.Buffer | Draft, held: Held) -> bool:
+    """Whether memory still holds a frame's payload: a value may have been changed since it came, and sent on."""
+    if len(payload) != held.place.size:
+        return False
+    if isinstance(payload, Draft):
+        return payload.lies_in(held.view())
+    return not isinstance(payload, bytes) or payload == held.view().tobytes()
