@@ -8,6 +8,7 @@ from typing import Any, Final
 from rmbus import formats, media
 from rmbus.media import Frame, Packet
 from rmbus.protocol import lane
+from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.links import OutputLink
@@ -21,8 +22,6 @@ from rmbus.values import Draft
 
 END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
-
-_tuple: Final = tuple.__new__
 
 
 class OutputPort:
@@ -110,7 +109,7 @@ class OutputPort:
         kind, extra, payload = media.encode(frame)
         base = frame.time_base
         seq = self._seq
-        header = _tuple(
+        header = named(
             Header, (int(kind), seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
         )
         self._seq = seq + 1
@@ -120,7 +119,7 @@ class OutputPort:
         size = len(payload)
         if size <= INLINE_BYTES:
             inline = bytes(payload) if isinstance(payload, Draft) else payload
-            item = _tuple(Item, (kind, encode_frame(header, inline), size, b"", None, None, key, origin))
+            item = named(Item, (kind, encode_frame(header, inline), size, b"", None, None, key, origin))
         else:
             item = self._large(frame, header, payload, size, key)._replace(origin=origin)
         if self.keeps_last and key is not False:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -271,7 +271,7 @@ def _limit_files(spare: int) -> None:
 
 
 @contextmanager
-def _as_child(listener: socket.socket) -> Iterator[None]:
+def _as_child(listener: socket.socket) -> Generator[None]:
     """End, whatever happens: nothing of this process goes on in a child."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

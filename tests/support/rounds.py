@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -150,7 +150,7 @@ def _is_bare(has: Census) -> bool:
 
 
 @contextmanager
-def theatre() -> Iterator[tuple[Stage, Watchers]]:
+def theatre() -> Generator[tuple[Stage, Watchers]]:
     """Give a stage with watchers, all of them warm and at their base."""
     with Stage() as stage:
         watchers = Watchers.join(stage)
