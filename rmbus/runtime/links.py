@@ -74,7 +74,8 @@ class InputLink:
         self._segments = segments
         self._credit = credit
         self._epoch = 0
-        self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
+        self._last_place = self._finished = self._done = self._told = 0
+        self._acknowledged: int = 0
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
     def mark(self, lane_end: Lane, epoch: int) -> None:
