@@ -201,7 +201,7 @@ def test_a_subscription_is_an_edge(wired: Wired) -> None:
     (said,), told = subscribers[0].told(Input), publisher.told(Output)
     assert (said.port, said.topic, said.lane) == ("level", "a/b", 1)
     assert [(each.port, each.delivery, each.n, each.last) for each in told] == [("out", "latest", 1, True)] * 2
-    assert wired.wiring.readers(publisher.endpoint, "out")
+    assert list(wired.wiring.readers(publisher.endpoint, "out")) == edges
     assert all(edge.standing == "fast, shared memory" for edge in edges)
 
 

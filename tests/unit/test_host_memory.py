@@ -197,7 +197,8 @@ def test_a_producer_that_cannot_map_has_no_segment(hosted: Hosted) -> None:
     hosted.join(producer, reader)
     hosted.says(producer, Mapped(hosted.grow(producer).segment, "no memory"))
     assert hosted.memory.size_bytes == 0
-    assert reader.told(Attach) == producer.told(Usable) == []
+    assert reader.told(Attach) == []
+    assert producer.told(Usable) == []
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

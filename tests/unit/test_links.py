@@ -441,7 +441,7 @@ def test_frames_that_are_due_at_once_go_in_one_message() -> None:
     assert [entry.header.seq for _, entries, _ in sent for entry in entries] == list(range(300))
     producer.offers(*(small(seq, 10_000) for seq in range(300, 310)))
     producer.link.pump()
-    sizes = [sum(len(bytes(entry.payload)) for entry in entries) for _, entries, _ in producer.sent()]  # type: ignore[arg-type]  # bytes
+    sizes = [sum(len(bytes(entry.payload)) for entry in entries) for _, entries, _ in producer.sent()]
     assert sizes == [60_000, 40_000]
     assert all(size <= BATCH_BYTES for size in sizes)
 

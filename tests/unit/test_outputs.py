@@ -12,7 +12,7 @@ from edges import TOKEN, Giver, NotingLane, new_page
 
 from rmbus.delivery import Delivery, drop_oldest, reliable
 from rmbus.media import Data, Frame, Packet, VideoFrame
-from rmbus.protocol import lane, messages
+from rmbus.protocol import frames, lane, messages
 from rmbus.protocol.frames import Kind, Place, decode_frames
 from rmbus.protocol.lane import Message, Type
 from rmbus.protocol.limits import INLINE_BYTES
@@ -148,7 +148,7 @@ def test_a_frame_is_encoded_once_for_all_edges(producer: Producer, giver: Giver)
     consumers = [Consumer(giver) for _ in range(3)]
     for each in consumers:
         producer.joins(each)
-    with mock.patch.object(outputs, "encode_frame", wraps=outputs.encode_frame) as encode:
+    with mock.patch.object(outputs, "encode_frame", wraps=frames.encode_frame) as encode:
         producer.port.send(picture(7))
         assert encode.call_count == 2  # the format is one of them
     assert producer.copied == LARGE
