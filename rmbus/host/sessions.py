@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rmbus.errors import HostError
-from rmbus.host.edges import HostedEdge, Wiring
+from rmbus.host.edges import FIRST_OF_TOPICS, HostedEdge, Wiring
 from rmbus.host.endpoints import Endpoint
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
@@ -70,6 +70,8 @@ class HostedSession:
 
     def link(self, link: messages.Link, gateway: Endpoint | None) -> None:
         """Wire an edge: tell both its ends."""
+        if link.edge >= FIRST_OF_TOPICS:
+            raise HostError(f"edge {link.edge}: the edges of a session are numbered below {FIRST_OF_TOPICS}")
         if link.edge in self.edges:
             raise HostError(f"session {self.name} has an edge {link.edge} already")
         producer = self.endpoint(link.producer, gateway)
