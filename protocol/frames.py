@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from rmbus.errors import MalformedFrame, TooLarge
-from rmbus.protocol.codec import is_deeper, unpack
+from rmbus.protocol.codec import is_deeper, named, unpack
 from rmbus.protocol.limits import MAX_DEPTH, MAX_FRAMES, MAX_HEADER_BYTES, MAX_LANE_BYTES, MAX_PAYLOAD_BYTES, TICKETS
 
 
@@ -81,7 +81,6 @@ def _array_head(count: int) -> bytes:
 
 
 _pack: Final = msgpack.Packer().pack
-_tuple: Final = tuple.__new__  # half the cost of a named tuple's own constructor; a frame needs three
 _ENTRY: Final = _array_head(10)
 _UNTICKETED: Final = len(_ENTRY) + 1
 _TICKETED: Final = [_ENTRY + msgpack.packb(ticket) for ticket in range(TICKETS + 1)]
@@ -148,8 +147,8 @@ def _entry(frame: Any) -> Entry:
         raise MalformedFrame(f"the extra of a frame is nested deeper than {MAX_DEPTH}")
     if type(payload) is not bytes:
         payload = _elsewhere(payload)
-    header = _tuple(Header, (kind, seq, turn, pts, num, den, captured_ns, extra))
-    return _tuple(Entry, (ticket, header, payload))
+    header = named(Header, (kind, seq, turn, pts, num, den, captured_ns, extra))
+    return named(Entry, (ticket, header, payload))
 
 
 def _elsewhere(payload: Any) -> Payload:

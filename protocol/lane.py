@@ -11,6 +11,7 @@ import struct
 from typing import NamedTuple
 
 from rmbus.errors import MalformedFrame, TooLarge
+from rmbus.protocol.codec import named
 from rmbus.protocol.limits import MAX_LANE_BYTES, MAX_PAYLOAD_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -43,7 +44,6 @@ class Message(NamedTuple):
 
 
 _PREFIX = struct.Struct("<BBHQ")
-_tuple = tuple.__new__
 _GRANT = struct.Struct("<Q")
 PREFIX_BYTES = _PREFIX.size
 
@@ -82,7 +82,7 @@ def decode(parts: list[memoryview]) -> Message:
     if len(head) > MAX_LANE_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
         raise _too_large(len(head) - PREFIX_BYTES, len(payload))
     kind, _flags, _reserved, number = _PREFIX.unpack_from(head)
-    return _tuple(Message, (kind, number, head[PREFIX_BYTES:], payload))
+    return named(Message, (kind, number, head[PREFIX_BYTES:], payload))
 
 
 def decode_one(head: memoryview) -> Message:
@@ -94,7 +94,7 @@ def decode_one(head: memoryview) -> Message:
     if not PREFIX_BYTES <= len(head) <= MAX_LANE_BYTES:
         return decode([head])
     kind, _flags, _reserved, number = _PREFIX.unpack_from(head)
-    return _tuple(Message, (kind, number, head[PREFIX_BYTES:], b""))
+    return named(Message, (kind, number, head[PREFIX_BYTES:], b""))
 
 
 def pack_grant(grant: int) -> bytes:

@@ -133,4 +133,4 @@ def remember(frame: _F, memory: object) -> _F:
 
 def memory_of(frame: Stamped) -> object:
     """Return what keeps the content of a frame in shared memory, None where it lies elsewhere."""
-    return frame._memory
+    return frame._memory  # pyright: ignore[reportPrivateUsage] -- this module is its home

@@ -42,6 +42,13 @@ class Draft:
         self.write(memoryview(whole))
         return bytes(whole)
 
+    def lies_in(self, room: _Array) -> bool:
+        """Whether the payload is what lies in a room, uint8[length]: the same msgpack, and the very same arrays."""
+        head, begin = self._head, _address(room) + self._start
+        if bytes(room[: len(head)]) != head:
+            return False
+        return all(_address(array) == begin + at for array, at in zip(self._arrays, self._places, strict=False))
+
     def write(self, into: memoryview) -> None:
         """Write the payload, as many bytes as it is long; what lies between its arrays is left as it is."""
         head, start = self._head, self._start
@@ -101,6 +108,11 @@ def load(length: object, payload: Buffer) -> object:
     except (*_REFUSED, msgpack.UnpackException, MemoryError) as error:
         raise MalformedFrame(f"the payload of data is no msgpack: {error}") from error
     return value
+
+
+def _address(array: _Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _aligned(place: int) -> int:

@@ -73,8 +73,10 @@ def write_frames(value: Value) -> list[bytes]:
 def _write_frame(value: Value) -> bytes:
     fields: dict[str, Any] = {**value, "kind": frames.Kind[value["kind"].upper()]}
     ticket, payload = fields.pop("ticket"), fields.pop("payload")
-    place: frames.Place | None = frames.Place(*payload) if isinstance(payload, list) else None
-    frame = frames.encode_frame(frames.Header(**fields), payload if place is None else place)
+    if isinstance(payload, list):
+        numbers: list[int] = [*payload]
+        payload = frames.Place(*numbers)
+    frame = frames.encode_frame(frames.Header(**fields), payload)
     return frames.with_ticket(frame, ticket)
 
 

@@ -122,6 +122,8 @@ class Memory:
             segment = self._keep_foreign(producer, port, attach, descriptor)
         elif not os.path.sameopenfile(segment.descriptor, descriptor):
             raise Broken(f"the number {attach.segment} is that of another segment here")
+        if not all(edge.consumer.may_lend_on(segment.owner) for edge in self._readers(producer, port)):
+            raise Broken("its consumer may not read it")
         if (producer, port) not in segment.outlets:
             segment.outlets.append((producer, port))
         self._hand_out(segment, producer, port)

@@ -179,9 +179,12 @@ class FarEnd:
         self._answers.pop(segment, None)
 
     def _answer(self, usable: messages.Usable) -> messages.Mapped | None:
-        """Return the word about a segment for the other host; None where that would say nothing new."""
-        problem = "" if usable.edges else self.edge.problem or "its consumer may not read it"
-        if self._answers.get(usable.segment) == problem:
+        """Return the word about a segment for the other host; None where that would say nothing new.
+
+        That the segment is given up here, the other host knows by itself: it was its own, or it was told.
+        """
+        problem = "" if usable.edges else self.edge.problem
+        if self._answers.get(usable.segment) == problem or not (usable.edges or problem):
             return None
         self._answers[usable.segment] = problem
         return messages.Mapped(usable.segment, problem)

@@ -13,11 +13,11 @@ from rmbus.formats import Audio, Video, fits, kind, show
 from rmbus.layouts import Array
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, datum, now_ns, picture, sound
 from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
+from rmbus.protocol.codec import named
 from rmbus.stamps import Stamp
 
 FRAMES: Final = (VideoFrame, AudioFrame, Packet, Data)
 _MICROSECOND: Final = Fraction(1, 1_000_000)
-_tuple: Final = tuple.__new__
 _NOTHING: Final = ((), None, Video())
 
 
@@ -72,7 +72,7 @@ class Converter:
         if isinstance(value, np.ndarray) and isinstance(frame, VideoFrame | AudioFrame):
             array = cast("Array", value)
             self._seen[port] = array.shape, array.dtype, frame.format
-        return _tuple(Emission, (port, frame))
+        return named(Emission, (port, frame))
 
     def _like_before(self, port: str, array: Array) -> Emission | None:
         """Return the emission of an array of a source that is as the one before it: its format is known."""
@@ -82,11 +82,11 @@ class Converter:
         declared = self._outputs[port].format
         if isinstance(form, Video) and isinstance(declared, Video):
             pts, base = self._video_time(port, declared)
-            return _tuple(Emission, (port, picture(array, form, pts, base, now_ns())))
+            return named(Emission, (port, picture(array, form, pts, base, now_ns())))
         if isinstance(form, Audio) and isinstance(declared, Audio) and str(form.samples).endswith("p"):
             count = self._counts[port]
             self._counts[port] += shape[-1]
-            return _tuple(Emission, (port, sound(array, form, count, self._base(port, declared.rate), now_ns())))
+            return named(Emission, (port, sound(array, form, count, self._base(port, declared.rate), now_ns())))
         return None
 
     def _named(self, output: Port) -> str:

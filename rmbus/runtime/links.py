@@ -58,7 +58,8 @@ class InputLink:
 
     Attributes:
         lane: by which its producer is answered; None until that has shown itself, and when it is gone.
-        is_up: whether its producer has shown itself. is_orphan: whether that is gone. ended: whether nothing more comes.
+        is_up: whether its producer has shown itself. is_orphan: whether that is gone.
+        ended: whether nothing more comes.
         topic: the name of what feeds it, "" for an edge of a pipeline.
     """
 
@@ -87,7 +88,8 @@ class InputLink:
         self._delivered = page.words[Edge.DELIVERED]
         self._done_in_all = page.words[Edge.DONE]
         self._epoch = 0
-        self._last_place = self._finished = self._acknowledged = self._done = self._told = 0
+        self._acknowledged: int = 0
+        self._last_place = self._finished = self._done = self._told = 0
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
 
     def mark(self, lane_end: Answering, epoch: int) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from rmbus import formats, media
-from rmbus.media import Frame
+from rmbus.media import Frame, Packet
 from rmbus.protocol import lane
+from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.links import OutputLink
@@ -21,8 +22,6 @@ from rmbus.values import Draft
 
 END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
-
-_tuple: Final = tuple.__new__
 
 
 class OutputPort:
@@ -43,9 +42,10 @@ class OutputPort:
         self._refused: set[int] = set()
         self._seq = 0
         self._turn = 0
-        self._format: formats.Format = Any
+        self._format: formats.Format = None  # none is told yet; Any is one that is told too
         self._format_item: Item | None = None
-        self._last: Item | None = None
+        self._last: tuple[Item, ...] = ()  # the last frame that is kept, behind its format
+        self._key: bool | None = None  # whether the packet of video that was sent last is a key; None before the first
 
     @property
     def has_room(self) -> bool:
@@ -61,10 +61,13 @@ class OutputPort:
         """Take an edge in; it is told the format first, and with `last` the last value, or the last key frame."""
         self.links.append(link)
         self._refused.clear()
-        if self._format_item is not None:
+        kept = self._last if last else ()
+        for item in kept:
+            link.mailbox.offer(item)
+        if self._format_item is not None and not (kept and kept[0] is self._format_item):
             link.mailbox.offer(self._format_item)
-        if last and self._last is not None:
-            link.mailbox.offer(self._last)
+        if self._key is not None and not (self._key and kept and kept[-1].key):
+            link.mailbox.await_key()  # it lacks what the next packet depends on
 
     def drop(self, link: OutputLink, reason: str) -> None:
         """The consumer of an edge is gone: what waits for it is dropped; what it still holds is never written again."""
@@ -95,28 +98,33 @@ class OutputPort:
         """Offer a frame to every edge, a `format` frame before it where the format is new, and send what can go."""
         if not self.links and not self.keeps_last:
             self._seq += 1
+            if isinstance(frame, Packet) and formats.is_inter_coded(frame.format):
+                self._key = False
             return
         form = frame.format
-        if form is not self._format and (form != self._format or self._format_item is None):
+        if form is not self._format and form != self._format:
             self._format = form
             self._format_item = self._control(Kind.FORMAT, formats.to_wire(form))
             self._offer(self._format_item)
         kind, extra, payload = media.encode(frame)
         base = frame.time_base
         seq = self._seq
-        header = _tuple(
+        header = named(
             Header, (int(kind), seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
         )
         self._seq = seq + 1
         key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
+        if key is not None:
+            self._key = key
         size = len(payload)
         if size <= INLINE_BYTES:
             inline = bytes(payload) if isinstance(payload, Draft) else payload
-            item = _tuple(Item, (kind, encode_frame(header, inline), size, b"", None, None, key, origin))
+            item = named(Item, (kind, encode_frame(header, inline), size, b"", None, None, key, origin))
         else:
             item = self._large(frame, header, payload, size, key)._replace(origin=origin)
         if self.keeps_last and key is not False:
-            self._last = item
+            assert self._format_item is not None
+            self._last = (self._format_item, item)
         for link in self.links:
             link.offer(item)
 
@@ -125,8 +133,9 @@ class OutputPort:
         self._offer(self._control(kind, extra))
 
     def interrupt(self) -> None:
-        """Open a new turn: queued frames of older turns are thrown away."""
+        """Open a new turn: frames of older turns that wait, or are kept, are thrown away."""
         self._turn += 1
+        self._last = ()
         item = self._control(Kind.INTERRUPT, None)
         for link in self.links:
             link.mailbox.interrupt(item)
@@ -151,7 +160,7 @@ class OutputPort:
         held = memory_of(frame)
         if (
             isinstance(held, Held)
-            and held.place.size == size
+            and _is_in(payload, held)
             and self._memory.has(held.mapping)
             and self._may_share(held.place.segment)
         ):
@@ -189,3 +198,12 @@ class OutputPort:
     def _offer(self, item: Item) -> None:
         for link in self.links:
             link.offer(item)
+
+
+def _is_in(payload: lane.Buffer | Draft, held: Held) -> bool:
+    """Whether memory still holds a frame's payload: a value may have been changed since it came, and sent on."""
+    if len(payload) != held.place.size:
+        return False
+    if isinstance(payload, Draft):
+        return payload.lies_in(held.view())
+    return not isinstance(payload, bytes) or payload == held.view().tobytes()

@@ -119,17 +119,23 @@ class Process:
         """Serve the umbilical until it is cut."""
         while True:
             try:
-                _, message, descriptors = self._umbilical.receive()
-            except Stripped as stripped:  # whoever needs the descriptors says what cannot be done without
-                message, descriptors = stripped.message, []
+                message, descriptors = self._heard()
+                if memory.take(message, descriptors):
+                    continue
             except RmbusError as error:
-                if not isinstance(error, Closed):
+                if not isinstance(error, Closed | Broken):
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
-            if memory.take(message, descriptors):
-                continue
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
+
+    def _heard(self) -> tuple[messages.Message, list[int]]:
+        """Return what the host says next. Where descriptors are lost, whoever needs them says what cannot be done."""
+        try:
+            _, message, descriptors = self._umbilical.receive()
+        except Stripped as stripped:
+            return stripped.message, []
+        return message, descriptors
 
 
 def _clean_after_failure(invoker: Invoker) -> None:

@@ -76,7 +76,7 @@ class Mailbox:
         self._frames = 0
         self._bytes = 0
         self._gap = 0
-        self._awaiting_key = False
+        self._awaiting_key = self._has_packets = False
         self._sent = 0
         self._granted = 0
         self._acknowledged = 0
@@ -112,6 +112,8 @@ class Mailbox:
         """Put a frame in, and drop what the policy says. A reliable mailbox is offered data only when it has room."""
         if item.kind >= 16:
             if not self._closed:
+                if item.kind == Kind.FORMAT and self._queue and self._queue[-1].kind == Kind.FORMAT:
+                    self._queue.pop()  # the frames that it was for were dropped
                 self._queue.append(item)
             return
         size = item.size
@@ -130,7 +132,8 @@ class Mailbox:
                     return
                 limit = self._encoded_limit
             while self._frames >= limit or self._bytes > MAX_MAILBOX_BYTES:
-                self._drop_oldest("overflow")
+                if self._drop_oldest("overflow"):
+                    self._drop_dependents()
         self._queue.append(item)
         self._frames += 1
         self._bytes += size
@@ -139,7 +142,7 @@ class Mailbox:
         """Whether a data frame may be sent at once, past the queue; then it is counted, and `place` is its place."""
         if self._queue or self._sent >= self._granted or self._gap or item.kind >= 16:
             return False
-        if self._awaiting_key or self._sent_items is not None or self._closed:
+        if item.key is not None or self._sent_items is not None or self._closed:
             return False
         self._published += 1
         self._offered += item.size
@@ -151,6 +154,10 @@ class Mailbox:
         words[_BYTES] = self._offered
         words[_SENT] = self._sent_in_all
         return True
+
+    def await_key(self) -> None:
+        """Encoded video begins in mid-stream for this consumer: where the delivery drops, leave out what has no key."""
+        self._awaiting_key = not self._reliable
 
     def grant(self, granted: int) -> None:
         """Open the window up to the given data frame."""
@@ -194,7 +201,8 @@ class Mailbox:
         if self._closed:
             return
         while self._frames:
-            self._drop_oldest("interrupted")
+            if self._drop_oldest("interrupted") and not self._reliable:
+                self._awaiting_key = True
         self._gap = 0
         earlier = [waiting for waiting in self._queue if waiting.kind == Kind.INTERRUPT]
         rest = [waiting for waiting in self._queue if waiting.kind != Kind.INTERRUPT]
@@ -211,6 +219,8 @@ class Mailbox:
         again: list[Item] = []
         if self._sent_items is None:
             self._drop_unprocessed("consumer_died")
+            if self._has_packets and not self._reliable:
+                self._drop_dependents()
         else:
             again = [item for _, item in self._sent_items]
             self._sent_items.clear()
@@ -250,9 +260,10 @@ class Mailbox:
             self._lost += lost  # they stay sent, and are lost once
 
     def _takes_encoded(self, item: Item) -> bool:
-        if self._frames >= self._encoded_limit or self._bytes > MAX_MAILBOX_BYTES:
-            while self._frames:
-                self._drop_oldest("awaiting_key")
+        self._has_packets = True
+        is_full = self._frames >= self._encoded_limit or self._bytes > MAX_MAILBOX_BYTES
+        if is_full and any(waiting.key is not None for waiting in self._queue):
+            self._drop_where(lambda waiting: waiting.key is not None, "awaiting_key")
             self._awaiting_key = True
         if self._awaiting_key and not item.key:
             self._drop(item, "awaiting_key")
@@ -261,16 +272,43 @@ class Mailbox:
         self._awaiting_key = False
         return True
 
-    def _drop_oldest(self, reason: str) -> None:
+    def _drop_dependents(self) -> None:
+        """Packets of video were left out before those that wait: drop these too, up to the next key, or await it."""
+        up_to_key = itertools.takewhile(lambda waiting: not waiting.key, self._queue)
+        lost = {id(waiting) for waiting in up_to_key if waiting.key is False}
+        self._awaiting_key |= not any(waiting.key for waiting in self._queue)
+        if lost:
+            self._drop_where(lambda waiting: id(waiting) in lost, "awaiting_key")
+
+    def _drop_where(self, goes: Callable[[Item], bool], reason: str) -> None:
+        """Drop of the data frames that wait those that a test is true of."""
+        kept: deque[Item] = deque()
+        for item in self._queue:
+            if item.kind < 16 and goes(item):
+                self._remove(item, reason)
+            else:
+                kept.append(item)
+        self._queue = kept
+        self._forget_formats()
+
+    def _drop_oldest(self, reason: str) -> bool:
+        """Drop the data frame that has waited longest; whether it was of encoded video."""
+        is_encoded = False
         for place, item in enumerate(self._queue):
             if item.kind < 16:
                 del self._queue[place]
-                self._frames -= 1
-                self._bytes -= item.size
-                self._gap += 1
-                self._drop(item, reason)
+                self._remove(item, reason)
+                is_encoded = item.key is not None
                 break
         self._forget_formats()
+        return is_encoded
+
+    def _remove(self, item: Item, reason: str) -> None:
+        """Count a frame that waited as dropped."""
+        self._frames -= 1
+        self._bytes -= item.size
+        self._gap += 1
+        self._drop(item, reason)
 
     def _drop(self, item: Item, reason: str) -> None:
         self._page.drop(reason)

@@ -159,11 +159,12 @@ class Lending:
         self._words = page.words
         self._free = list(range(TICKETS, 0, -1))
         self._lent: dict[int, tuple[int, Held]] = {}
+        self._spoilt: list[Held] = []  # not told yet
 
     def lend(self, held: Held, number: int) -> int:
         """Return the ticket for a frame of that number that lies in `held`; 0: none is left."""
         if not self._free:
-            self.reclaim()
+            self._spoilt = self.reclaim()
             if not self._free:
                 return 0
         ticket = self._free.pop()
@@ -172,10 +173,10 @@ class Lending:
 
     def reclaim(self) -> list[Held]:
         """Take back what was given back; return what was given back as never to be written again."""
-        if not self._lent:
+        if not self._lent and not self._spoilt:
             return []
+        spoilt, self._spoilt = self._spoilt, []
         words = self._words
-        spoilt: list[Held] = []
         for ticket, (number, held) in list(self._lent.items()):
             word = words[TICKET_WORDS + ticket]
             if word == number or word == number | NEVER:

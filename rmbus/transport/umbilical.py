@@ -133,7 +133,9 @@ class Umbilical:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end. The other end sees it at once, also where a thread waits here for what comes."""
+        with contextlib.suppress(OSError):  # it was cut before
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _unpack(self, ancillary: list[tuple[int, int, bytes]]) -> list[int]:

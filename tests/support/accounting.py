@@ -64,8 +64,8 @@ def audit() -> Generator[list[str]]:
         wrong.extend(open_edges(made.edges, at_rest=True))
         return made
 
-    vars(session).update(make_report=report, inline_report=inline)
+    session.__dict__.update(make_report=report, inline_report=inline)
     try:
         yield wrong
     finally:
-        vars(session).update(kept)
+        session.__dict__.update(kept)

@@ -87,8 +87,10 @@ class Painter(Breakable):
 
     out = Output(Video("rgb24"))
 
-    def __init__(self, stream: int, every_s: float = 0.0, forks_at: int = 0) -> None:
-        super().__init__(forks_at, stream=stream, every_s=every_s)
+    def __init__(
+        self, stream: int, every_s: float = 0.0, forks_at: int = 0, fault: tuple[str, int] | None = None
+    ) -> None:
+        super().__init__(forks_at, fault, stream=stream, every_s=every_s)
         self.stream, self.every_s = stream, every_s
         self.finishing = False
 
@@ -120,8 +122,8 @@ class Passer(Breakable):
     video = Input(Video("rgb24"))
     out = Output(Video("rgb24"))
 
-    def __init__(self, forks_at: int = 0) -> None:
-        super().__init__(forks_at)
+    def __init__(self, forks_at: int = 0, fault: tuple[str, int] | None = None) -> None:
+        super().__init__(forks_at, fault)
 
     def process(self, frame: VideoFrame) -> Iterator[VideoFrame | None]:
         self.kept = [*self.kept[-5:], (frame.array, frame.pts)]
@@ -147,8 +149,10 @@ class Keeper(Breakable):
 
     video = Input(Video("rgb24"))
 
-    def __init__(self, keeps: int = 12, every_s: float = 0.0, forks_at: int = 0) -> None:
-        super().__init__(forks_at, keeps=keeps, every_s=every_s)
+    def __init__(
+        self, keeps: int = 12, every_s: float = 0.0, forks_at: int = 0, fault: tuple[str, int] | None = None
+    ) -> None:
+        super().__init__(forks_at, fault, keeps=keeps, every_s=every_s)
         self.keeps, self.every_s = keeps, every_s
 
     def process(self, frame: VideoFrame) -> None:

@@ -114,7 +114,7 @@ def _mapped(call: Reached) -> None:
             if not writable:
                 call()
 
-    node_memory.Mapping = Mapped  # type: ignore[misc]
+    node_memory.__dict__["Mapping"] = Mapped
 
 
 _WRAPS: Final[dict[str, Callable[[Reached], None]]] = {

@@ -43,6 +43,9 @@ class NotingLane:
         self.on_send(self.sent[-1])
         return self.has_room
 
+    def put(self, data: bytes) -> bool:
+        return self.send(lane.decode([memoryview(data)]))
+
     def flush(self) -> bool:
         if self.is_cut:
             raise Closed("cut")

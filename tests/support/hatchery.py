@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -52,7 +52,7 @@ class Order:
     Attributes:
         kind: of node, see `breakable.KINDS`. given: its arguments.
         session, number: the node that it is, or ""; then `inputs` and `outputs` are topics by port.
-        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: as many as it likes.
+        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: any number.
     """
 
     kind: str
@@ -120,7 +120,9 @@ class Hatchling:
         signal.pidfd_send_signal(self._pidfd, number)
 
     def close(self) -> None:
-        """Cut its line: it ends, and what it has forked. Wait for that."""
+        """Cut its line: it ends, and what it has forked. Wait for that. Harmless when it is done already."""
+        if self._line.fileno() < 0:
+            return
         self._line.close()
         if not self.dies(5.0):
             self.signal(signal.SIGKILL)
@@ -191,7 +193,7 @@ def _note_pages() -> None:
             _pages.append((side, edge, page))
             inner(self, edge, *given, **named)
 
-        owner.__init__ = init  # type: ignore[assignment, method-assign]
+        owner.__init__ = init  # type: ignore[method-assign]
 
 
 def _accounts() -> list[dict[str, Any]]:
@@ -202,6 +204,7 @@ def _accounts() -> list[dict[str, Any]]:
             "delivered": page.words[Edge.DELIVERED],
             "dropped": page.dropped(),
             "published": page.words[Edge.PUBLISHED],
+            "sent": page.words[Edge.SENT],
             "duplicates": page.words[Edge.DUPLICATES],
             "shared": page.words[Edge.SHARED],
             "pinned": page.words[Edge.PINNED],
@@ -271,7 +274,7 @@ def _limit_files(spare: int) -> None:
 
 
 @contextmanager
-def _as_child(listener: socket.socket) -> Iterator[None]:
+def _as_child(listener: socket.socket) -> Generator[None]:
     """End, whatever happens: nothing of this process goes on in a child."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -82,7 +82,7 @@ class FakeReactor:
 
 def edge_between(producer: Process, consumer: Process, number: int = 0, out: str = "out", /, **link: Any) -> HostedEdge:
     """Return an edge of a host between two of its processes."""
-    fields = {"producer": 0, "consumer": 1, **link}
+    fields: dict[str, Any] = {"producer": 0, "consumer": 1, **link}
     made = messages.Link("s", number, bytes(16), out=out, into="in", **fields)
     return HostedEdge(made, producer.endpoint, consumer.endpoint)
 

@@ -1,4 +1,4 @@
-"""Rounds of a fault test: pictures flow, a process is killed at a point, and what must hold for the others is looked at.
+"""Rounds of a fault test: pictures flow, a process is killed at a point, and the others are looked at.
 
 A round returns what did not hold, in words. What happens in it follows from its seed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -88,6 +88,7 @@ def chain(stage: Stage, plan: Round) -> list[str]:
         if plan.victim != PRODUCER:
             wrong += _goes_on(run.cast["aside"])
             run.cast["head"].ask("finish")
+        wrong += _ended_well(survivors)
         wrong += _look_all(survivors)
         wrong += settle_accounts(survivors)
         wrong += _reported(run)
@@ -130,7 +131,7 @@ class Watchers:
     def rebase(self) -> None:
         """Take what they have now, when they have let go of all, for their base."""
         self.forget()
-        wait_for(lambda: not any(census(each.pid).segments or census(each.pid).pages for each in self.both))
+        wait_for(lambda: all(_is_bare(census(each.pid)) for each in self.both))
         self.bases = [census(each.pid) for each in self.both]
 
     def close(self) -> None:
@@ -143,8 +144,13 @@ class Watchers:
         return "; ".join(f"watcher: {told}" for each, base in pairs if (told := census(each.pid).beyond(base)))
 
 
+def _is_bare(has: Census) -> bool:
+    """Whether a process has no segment and no page but that of its node."""
+    return not has.segments and len(has.pages) == 1
+
+
 @contextmanager
-def theatre() -> Iterator[tuple[Stage, Watchers]]:
+def theatre() -> Generator[tuple[Stage, Watchers]]:
     """Give a stage with watchers, all of them warm and at their base."""
     with Stage() as stage:
         watchers = Watchers.join(stage)
@@ -160,7 +166,7 @@ def theatre() -> Iterator[tuple[Stage, Watchers]]:
 
 
 def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: Iterable[int]) -> Iterator[str]:
-    """Play a round for each seed, by turns a session and topics, and yield what was wrong after each, and at the end."""
+    """Play a round for each seed, by turns a session and topics; yield what was wrong after each, and at the end."""
     for seed in seeds:
         plan = Round.drawn(victim, point, next(_numbers), seed)
         try:
@@ -176,7 +182,7 @@ def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: I
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
-    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers of both. One of the first three dies."""
+    """Joined by topics: a painter, a passer, a keeper, and watchers of both. One of the first three dies."""
     source, passed = f"made/{plan.number}", f"passed/{plan.number}"
     orders = {
         CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),
@@ -197,10 +203,7 @@ def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
     if plan.victim != PRODUCER:
         wrong += _goes_on(watchers.made)
         cast[PRODUCER].ask("finish")
-    for each in survivors:
-        outcome = each.outcome(10.0)
-        if outcome != "":
-            wrong.append(f"the {each.order.kind} did not end as it should, but so: {outcome}")
+    wrong += _ended_well(survivors)
     everybody = [*survivors, watchers.made, watchers.passed]
     wrong += _look_all(everybody)
     wrong += settle_accounts(everybody)
@@ -219,6 +222,12 @@ def _goes_on(reader: Hatchling) -> list[str]:
     """Let pictures flow for a while after the kill."""
     target = seen(reader) + ON
     return [] if wait_for(lambda: seen(reader) >= target) else ["nothing flows any more between the survivors"]
+
+
+def _ended_well(survivors: Iterable[Hatchling]) -> list[str]:
+    """Wait for the nodes of survivors to end, since nothing more comes to them; their processes stay."""
+    outcomes = [(each.order.kind, each.outcome(10.0)) for each in survivors]
+    return [f"the {kind} did not end as it should, but so: {outcome}" for kind, outcome in outcomes if outcome != ""]
 
 
 def _look_all(survivors: Iterable[Hatchling]) -> list[str]:

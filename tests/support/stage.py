@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Self
 
 import attrs
@@ -95,8 +95,8 @@ class Play:
 @contextlib.contextmanager
 def play(
     stage: Stage, pipeline: Pipeline, *, faults: Mapping[str, Fault] | None = None, fast: bool = True
-) -> Iterator[Play]:
-    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session at the end if it still runs."""
+) -> Generator[Play]:
+    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session if it still runs."""
     cast: dict[str, Hatchling] = {}
 
     def embedded(*, spares: int) -> _Host:
@@ -115,11 +115,11 @@ def play(
 
     replaced = {"EmbeddedHost": embedded, "serve_in_thread": join}
     kept = {name: getattr(sessions, name) for name in replaced}
-    vars(sessions).update(replaced)
+    sessions.__dict__.update(replaced)
     try:
         session = Session(pipeline, here=list(pipeline.nodes), fast=fast)
     finally:
-        vars(sessions).update(kept)
+        sessions.__dict__.update(kept)
     try:
         yield Play(session, cast)
     finally:
@@ -169,4 +169,4 @@ def open_accounts(of: Hatchling) -> list[str]:
 def under_way(account: Mapping[str, Any]) -> int:
     """Return how many frames of an edge are neither delivered nor dropped."""
     published = int(account["published"]) + int(account["duplicates"])
-    return published - int(account["delivered"]) - sum(account["dropped"].values())
+    return published - int(account["delivered"]) - int(sum(account["dropped"].values()))

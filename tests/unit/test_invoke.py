@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -16,7 +17,10 @@ from rmbus.errors import FormatError, PipelineError
 from rmbus.formats import Audio, Video
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame
 from rmbus.node import Input, Interrupt, Node, Output, Port
+from rmbus.protocol.frames import Place
 from rmbus.runtime.invoke import Emission, Invoker
+from rmbus.stamps import memory_of, remember
+from rmbus.transport.memory import PAGE_BYTES, Mapping, Slot
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 FRAME = Data(3, pts=7, time_base=Fraction(1, 10), captured_ns=99)
@@ -715,3 +719,131 @@ def test_loan_that_fails_is_not_sent() -> None:
                 return None
 
     assert given(Lends(), VideoFrame(PICTURE), "frames") == []
+
+
+class Paints(Node):
+    """Lends a picture like the one it gets, and paints it; fails on the value 13, inside the loan."""
+
+    frames = Input(Video())
+    shown = Output(Video())
+
+    def process(self, frame: Any) -> Any:
+        with self.shown.loan(like=frame) as new:
+            new.array[:] = 7
+            if frame.array.max() == 13:
+                raise KeyError(13)
+
+
+class Room:
+    """Shared memory of one slot at a time, as an output has it; notes what was asked for, and what came back."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.freed: list[int] = []
+        self.is_there = True
+
+    def __call__(self, port: str, size: int) -> Slot | None:
+        self.asked.append((port, size))
+        if not self.is_there:
+            return None
+        length = -(-size // PAGE_BYTES) * PAGE_BYTES
+        descriptor = os.memfd_create("rmbus-test-room", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, length)
+        mapping = Mapping(1, length, descriptor, writable=True)
+        os.close(descriptor)
+        return Slot(mapping, Place(1, 0, size), len(self.asked), self.freed)
+
+
+def large(value: int = 0, dtype: Any = np.uint8) -> VideoFrame:
+    return VideoFrame(np.full((300, 400), value, dtype), "gray" if dtype is np.uint8 else "gray16le", pts=4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_loan_is_rendered_in_shared_memory(dtype: Any) -> None:
+    """What is sent lies where it was painted, and is known to; it goes back when the frame has gone."""
+    room = Room()
+    with Caller(Paints()) as caller:
+        caller.lend_from(room)
+        (emission,) = caller.process(large(dtype=dtype), "frames")
+        frame = emission.value
+        assert isinstance(frame, VideoFrame)
+        assert room.asked == [("shown", frame.array.nbytes)]
+        held = memory_of(frame)
+        assert isinstance(held, Slot)
+        assert np.shares_memory(frame.array, held.view())
+        assert (frame.array == 7).all()
+        assert (frame.array.dtype, frame.pts, frame.array.flags.writeable) == (dtype, 4, False)
+        del held, emission
+        assert room.freed == []
+        del frame
+        assert room.freed == [1]
+
+
+def test_a_small_loan_is_of_the_heap() -> None:
+    """It rides in the message, so no memory is asked for."""
+    room = Room()
+    with Caller(Paints()) as caller:
+        caller.lend_from(room)
+        (emission,) = caller.process(VideoFrame(PICTURE), "frames")
+    assert room.asked == []
+    assert memory_of(emission.value) is None  # type: ignore[arg-type]  # it is a frame
+
+
+def test_a_loan_without_shared_memory_is_of_the_heap() -> None:
+    """Where the host gives none, nothing changes for the node."""
+    room = Room()
+    room.is_there = False
+    with Caller(Paints()) as caller:
+        caller.lend_from(room)
+        (emission,) = caller.process(large(), "frames")
+    assert isinstance(emission.value, VideoFrame)
+    assert (emission.value.array == 7).all()
+    assert memory_of(emission.value) is None
+
+
+def test_a_loan_that_fails_goes_back() -> None:
+    """Nothing keeps the memory of a frame that was never sent."""
+    room = Room()
+    with Caller(Paints()) as caller:
+        caller.lend_from(room)
+        with pytest.raises(KeyError):
+            caller.process(large(13), "frames")
+    assert room.freed == [1]
+
+
+def test_the_content_of_the_last_frame_is_let_go_of() -> None:
+    """While a node waits it holds nothing of its producer's memory; `flush` still knows the frame's header."""
+
+    class Late(Node):
+        def process(self, frame: Any) -> Any:
+            return None
+
+        def flush(self) -> Any:
+            return "last"
+
+    room = Room()
+    slot = room("in", 120_000)
+    assert slot is not None
+    array = slot.view().reshape(300, 400)
+    array.setflags(write=False)
+    frame = remember(VideoFrame(array, pts=8), slot)
+    del slot, array
+    with Caller(Late()) as caller:
+        assert list(caller.process(frame, "in")) == []
+        del frame
+        assert room.freed == []
+        caller.forget()
+        assert room.freed == [1]
+        (emission,) = caller.flush()
+        assert isinstance(emission.value, Data)
+        assert (emission.value.value, emission.value.pts) == ("last", 8)
+
+
+def test_a_frame_of_the_heap_is_kept_as_it_is() -> None:
+    """There is nobody to give it back to, and a node may lend like it."""
+    frame = large(3)
+    with Caller(Plain()) as caller:
+        caller.process(Data(1), "in")
+        caller._origin = frame
+        caller.forget()
+        assert caller._origin is frame

@@ -298,6 +298,58 @@ def test_encoded_video_is_dropped_up_to_the_next_key() -> None:
         assert seqs(taken) == [4, 5]
 
 
+def test_what_depends_on_a_dropped_packet_goes_with_it() -> None:
+    """Also where a frame of another kind has pushed it out; what is no packet of video stays."""
+    with box_of(drop_oldest(4)) as (box, page):
+        for seq, key in enumerate([True, None, False, False, None, True]):
+            box.offer(data(seq, key=key))
+        assert page.dropped() == {"overflow": 1, "awaiting_key": 2}
+        box.grant(9)
+        assert seqs(take_all(box)) == [1, 4, 5]
+
+
+def test_a_packet_pushes_out_what_is_no_packet_first() -> None:
+    """Sound that waits on the same edge is dropped alone, and the video behind it stays whole."""
+    with box_of(drop_oldest(2), granted=1) as (box, page):
+        box.offer(data(0, key=True))
+        assert seqs(take_all(box)) == [0]
+        for seq, key in enumerate([None, None, False], start=1):
+            box.offer(data(seq, key=key))
+        assert page.dropped() == {"overflow": 1}
+        box.grant(9)
+        assert seqs(take_all(box)) == [2, 3]
+
+
+def test_what_depends_on_an_interrupted_packet_is_not_sent() -> None:
+    """The new turn begins with a key, or later."""
+    with box_of(drop_oldest(4)) as (box, page):
+        box.offer(data(0, key=True))
+        box.interrupt(control(Kind.INTERRUPT, 1, 1))
+        assert box.is_awaiting_key
+        for seq, key in enumerate([False, True, False], start=1):
+            box.offer(data(seq, turn=1, key=key))
+        assert page.dropped() == {"interrupted": 1, "awaiting_key": 1}
+        box.grant(9)
+        assert seqs(take_all(box)) == [2, 3]
+
+
+def test_who_takes_over_is_sent_nothing_that_depends_on_what_its_predecessor_had() -> None:
+    """Packets wait, and are dropped up to the next key; where none waits, it is awaited."""
+    with box_of(drop_oldest(8), granted=1) as (box, page):
+        for seq, key in enumerate([True, False, False, True, False]):
+            box.offer(data(seq, key=key))
+        assert seqs(take_all(box)) == [0]
+        page.words[Edge.DELIVERED] = 1
+        box.begin_epoch(None)
+        assert page.dropped() == {"awaiting_key": 2}
+        assert not box.is_awaiting_key
+        box.grant(9)
+        assert seqs(take_all(box)) == [3, 4]
+        page.words[Edge.DELIVERED] = 3
+        box.begin_epoch(None)
+        assert box.is_awaiting_key
+
+
 def test_a_consumer_that_went_leaves_an_account() -> None:
     """What waits or is under way is dropped for the reason given, what comes later as ended; nobody waits."""
     with box_of(reliable(4), granted=1) as (box, page):
@@ -353,6 +405,19 @@ def test_formats_of_dropped_frames_go_with_them() -> None:
         kinds = [header.kind for header in headers(take_all(box))]
         assert len(kinds) < 5
         assert kinds[-1] == Kind.VIDEO
+
+
+def test_formats_of_what_is_dropped_at_once_do_not_pile_up() -> None:
+    """Packets that await a key are dropped as they come, behind a frame that waits; their formats go too."""
+    with box_of(drop_oldest(1)) as (box, _):
+        box.await_key()
+        box.offer(data(0))
+        for seq in range(1, 1000):
+            box.offer(control(Kind.FORMAT, seq, extra=seq))
+            box.offer(data(seq, key=False))
+        box.grant(1)
+        kinds = [header.kind for header in headers(take_all(box))]
+        assert kinds == [Kind.GAP, Kind.VIDEO, Kind.FORMAT]
 
 
 def test_interruptions_are_sent_in_their_order() -> None:

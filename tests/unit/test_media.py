@@ -20,8 +20,21 @@ from hypothesis import strategies as st
 from rmbus.errors import FormatError, ProtocolError
 from rmbus.formats import Audio, Encoded, Video
 from rmbus.layouts import PIXELS, SAMPLES
-from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, decode, encode, read_only_advice
+from rmbus.media import (
+    AudioFrame,
+    Data,
+    Frame,
+    Packet,
+    VideoFrame,
+    bare,
+    decode,
+    encode,
+    own,
+    read_only_advice,
+    settled,
+)
 from rmbus.protocol.frames import Header, decode_frames, encode_frame, join_frames
+from rmbus.stamps import memory_of, remember
 
 
 def _across(frame: Frame, format: Any = None) -> Any:
@@ -399,3 +412,72 @@ def test_a_picture_of_another_size_is_refused() -> None:
     """A payload that is not exactly the picture is an error of the peer."""
     with pytest.raises(ProtocolError, match="24 bytes, and 23"):
         decode(Header(1, 0), bytes(23), Video("rgb24", width=4, height=2))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class _Memory:
+    """Stands for what keeps a place in shared memory as it is."""
+
+
+def test_a_frame_remembers_what_keeps_its_content() -> None:
+    """Also with another header; not with another content, nor after pickling."""
+    held = _Memory()
+    frame = remember(VideoFrame(_picture("rgb24"), pts=1), held)
+    assert memory_of(frame) is held
+    assert memory_of(frame.stamped(pts=2)) is held
+    assert memory_of(frame.with_array(frame.editable())) is None
+    assert memory_of(pickle.loads(pickle.dumps(frame))) is None
+    assert memory_of(VideoFrame(_picture("rgb24"))) is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        VideoFrame(_picture("rgb24"), pts=3, seq=4, topic="a/b", rate=25),
+        VideoFrame(_picture("gray16le"), "gray16le", pts=3),
+        AudioFrame(np.ones((2, 480), np.float32), 48000, pts=3),
+        Data({"a": 1}, pts=3),
+    ],
+)
+def test_a_bare_frame_has_its_header_and_no_content(frame: Frame) -> None:
+    """Its array is of the same shape, all zeros, and takes up no room; nothing is kept by it."""
+    bare_one = bare(remember(frame, _Memory()))
+    assert type(bare_one) is type(frame)
+    assert memory_of(bare_one) is None
+    assert (bare_one.pts, bare_one.seq, bare_one.topic, bare_one.format) == (
+        frame.pts,
+        frame.seq,
+        frame.topic,
+        frame.format,
+    )
+    if isinstance(bare_one, VideoFrame | AudioFrame) and isinstance(frame, VideoFrame | AudioFrame):
+        assert (bare_one.array.shape, bare_one.array.dtype) == (frame.array.shape, frame.array.dtype)
+        assert not bare_one.array.any()
+        assert bare_one.array.strides == (0,) * frame.array.ndim
+        assert not bare_one.array.flags.writeable
+    else:
+        assert isinstance(bare_one, Data)
+        assert bare_one.value is None
+
+
+def test_what_its_maker_can_still_write_to_is_copied() -> None:
+    """What waits in a mailbox must not change; what nobody can change is not copied for nothing."""
+    array = _picture("rgb24")
+    frame = VideoFrame(array)
+    payload = encode(frame)[2]
+    copy = settled(frame, payload)
+    owned = own(frame)
+    assert isinstance(owned, VideoFrame)
+    array[:] = 0
+    for content in (copy, owned.array.tobytes()):
+        assert bytes(content) == _picture("rgb24").tobytes()
+    settled_array = array.copy()  # its own, with nothing below it that could be written to
+    settled_array.setflags(write=False)
+    still = VideoFrame(settled_array)
+    payload = encode(still)[2]
+    assert settled(still, payload) is payload
+    assert own(still) is still
+    data = Data(b"x")
+    assert own(data) is data

@@ -78,7 +78,7 @@ def test_what_its_producer_writes_its_readers_see() -> None:
     slot.write(b"hello")
     seen = Held(theirs, slot.place, writable=False).view()
     assert seen.tobytes() == b"hello"
-    assert (seen.shape, seen.dtype) == ((5,), np.uint8)
+    assert (seen.shape, seen.dtype) == ((5,), np.dtype(np.uint8))
     assert bytes(theirs.view[PAGE_BYTES - 1 : PAGE_BYTES + 6]) == b"\0hello\0"
     assert mine.address != theirs.address
 
@@ -124,7 +124,7 @@ def test_a_segment_is_unmapped_with_its_last_view() -> None:
     del mine
     view = Held(theirs, Place(1, 0, 64), writable=False).view()
     picture = view.reshape(8, 8)[::2].view(np.uint16)
-    text = memoryview(view)[3:5]
+    text = view.data[3:5]
     del theirs, view
     assert maps() == before + 1
     del picture
@@ -148,7 +148,7 @@ def test_a_lease_is_given_back_with_the_last_view(page: Page) -> None:
     ledger = Ledger(page, 4)
     seen = lease(ledger, theirs)
     part = seen[4:8]
-    kept: list[object] = [memoryview(part)]
+    kept: list[object] = [part.data]
     assert ledger.held == {3}
     del seen, part
     assert page.words[TICKET_WORDS + 3] == 0
@@ -173,9 +173,10 @@ def test_what_is_lent_on_to_one_who_died_is_never_written_again(page: Page) -> N
     _, theirs = both()
     ledger = Ledger(page, 4)
     seen = lease(ledger, theirs)
-    assert isinstance(seen.base, Lease)
-    seen.base.never()
-    del seen
+    base: object = seen.base
+    assert isinstance(base, Lease)
+    base.never()
+    del seen, base
     assert page.words[TICKET_WORDS + 3] == NUMBER | NEVER
 
 
@@ -409,7 +410,12 @@ def test_it_waits_for_the_answer_of_another_thread(host: Host) -> None:
     """The umbilical has a thread of its own: a producer gets its memory in the middle of the user's code."""
     host.is_silent = True
     asked = threading.Event()
-    answers = threading.Thread(target=lambda: (asked.wait(), host.answer()))
+
+    def answer_when_asked() -> None:
+        asked.wait()
+        host.answer()
+
+    answers = threading.Thread(target=answer_when_asked)
     answers.start()
     host.reclaim = asked.set
     (slot,) = host.slots(1)
