@@ -457,7 +457,7 @@ def test_a_script_that_closes_nothing(scripts: Scripts, end: str) -> None:
             bus = rmbus.connect()
             numbers = bus.subscribe("numbers", delivery=drop_oldest(100))
             say("up")
-            say([frame.value["number"] for frame in numbers])
+            say([[time.sleep(0.02), frame.value["number"]][1] for frame in numbers])
         """)
     )
     script = scripts.start(f"""
@@ -480,10 +480,11 @@ def test_ctrl_c(scripts: Scripts, who: str) -> None:
     """It ends at once, as any script does, with the `with` blocks left in order."""
     text = {
         "publisher": """
-            with rmbus.connect() as bus, bus.publish("numbers") as numbers:
+            with rmbus.connect() as bus, bus.subscribe("numbers") as stands_still, bus.publish("numbers") as numbers:
                 say("up")
                 while True:
                     numbers.send(1)
+                    time.sleep(0.05)
         """,
         "reader": """
             with rmbus.connect() as bus:

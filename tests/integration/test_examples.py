@@ -50,7 +50,7 @@ def effects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_examples_are_short() -> None:
     """At most 60 lines each."""
     files = sorted(EXAMPLES.rglob("*.py"))
-    assert len(files) >= 9
+    assert len(files) >= 11
     assert {str(file): count for file in files if (count := len(file.read_text().splitlines())) > 60} == {}
 
 
@@ -75,6 +75,31 @@ def test_two_machines(rmbus_: Command) -> None:
         assert "10 pictures went through process" in done.stdout
         assert "of garage, in level" in done.stdout
     assert MediaReader.probe(rmbus_.folder / "out.mkv").frames == 10
+    host.terminate()
+    finish(host)
+
+
+def test_two_scripts_on_a_bus(rmbus_: Command) -> None:
+    """What one publishes the other reads, from the first frame to the end of the topic."""
+    host = rmbus_.start("host", "--spares", "0")
+    assert host.stdout is not None
+    host.stdout.readline()
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / "first_day" / "subscribe.py", "camera/test"],
+        env=rmbus_.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading camera/test\n"
+        done = rmbus_.script(EXAMPLES / "first_day" / "publish.py", "camera/test", "1")
+        assert done.returncode == 0, done.stderr
+        *lines, end = reader.stdout.read().splitlines()
+    assert reader.returncode == 0
+    assert end.startswith("the topic has ended; dropped: ")
+    places = [(int(line.split()[1].rstrip(":")), int(line.split()[-1])) for line in lines]
+    assert len(places) > 5
+    assert all(place == 8 * number for number, place in places)
     host.terminate()
     finish(host)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, assert_type
@@ -10,6 +10,7 @@ from typing import Any, assert_type
 from rmbus import (
     Audio,
     AudioFrame,
+    Bus,
     Data,
     Encoded,
     Input,
@@ -19,13 +20,17 @@ from rmbus import (
     Output,
     Packet,
     Pipeline,
+    Session,
     Video,
     VideoFrame,
+    aio,
+    connect,
     drop_oldest,
     latest,
     reliable,
     testing,
 )
+from rmbus.bus import Publisher, Subscription
 from rmbus.delivery import Delivery
 from rmbus.graph import Edge
 from rmbus.media import Frame
@@ -174,6 +179,42 @@ def processing(pipeline: Pipeline) -> None:
         assert_type(initialized, Pipeline)
     pipeline.initialize()
     pipeline.cleanup()
+
+
+def on_a_bus(picture: VideoFrame) -> None:
+    """Topics from a script; never called, likewise."""
+    with connect(timeout_s=1) as bus:
+        assert_type(bus, Bus)
+        with bus.publish("cam/front", Video("rgb24")) as publisher:
+            assert_type(publisher, Publisher)
+            publisher.send(picture.array)
+            with publisher.loan(like=picture) as lent:
+                lent.array[:] = 0
+        for frame in bus.subscribe("cam/*", delivery=drop_oldest(3), last=True):
+            assert_type(frame, Frame)
+        subscription = bus.subscribe("cam/front", delivery=latest)
+        assert_type(subscription, Subscription)
+        assert_type(subscription.dropped, dict[str, int])
+    connect("tcp://127.0.0.1:7700", key="…").close()
+
+
+async def on_a_bus_async(session: Session) -> None:
+    """The same names, awaitable."""
+    async with aio.connect() as bus:
+        assert_type(bus, aio.Bus)
+        publisher = await bus.publish("cam/front")
+        assert_type(publisher, aio.Publisher)
+        await publisher.send({"a": 1})
+        async with bus.publish("cam/back") as other:
+            assert_type(other, aio.Publisher)
+        async for frame in bus.subscribe("cam/*", last=True):
+            assert_type(frame, Frame)
+    bus = await aio.connect("ipc:///run/there", timeout_s=1)
+    await bus.close()
+    async for event in session.events():
+        assert_type(event, Mapping[str, Any])
+    for event in session.events():
+        assert_type(event, Mapping[str, Any])
 
 
 async def processing_async(pipeline: Pipeline, items: AsyncIterator[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -117,10 +118,10 @@ def test_hosts_that_cannot_be_heard(folder: Path) -> None:
     """One on another machine, one that is gone: each is an error."""
     with pytest.raises(HostError, match="is on another machine"):
         EventIntake([Connection("tcp://far:7700", "", 1)])
-    gone = os.spawnlp(os.P_NOWAIT, "true", "true")
-    os.waitpid(gone, 0)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
     with pytest.raises(HostError, match="is gone"):
-        EventIntake([Connection("ipc://there", "", gone, local=f"ipc://{folder}/client.sock")])
+        EventIntake([Connection("ipc://there", "", ended.pid, local=f"ipc://{folder}/client.sock")])
 
 
 def test_bytes_that_are_no_event(host: Published) -> None:
