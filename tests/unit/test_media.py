@@ -324,7 +324,7 @@ def test_large_arrays_in_data_are_read_in_place() -> None:
 def test_the_structure_of_shared_data_is_read_from_a_copy() -> None:
     """Its producer can change it while it is read; a number of elements must not grow between check and use."""
     length, payload = encode(Data({"a": np.arange(1000.0), "b": "text"}))[1:]
-    shared = np.frombuffer(payload, np.uint8)
+    shared = np.frombuffer(bytes(payload), np.uint8)
     with mock.patch("msgpack.unpackb", wraps=msgpack.unpackb) as unpackb:
         got: Any = decode(Header(4, 0, extra=length), shared.data, Any)
     assert all(not np.shares_memory(np.frombuffer(call.args[0], np.uint8), shared) for call in unpackb.call_args_list)
