@@ -43,7 +43,7 @@ class Draft:
         return bytes(whole)
 
     def lies_in(self, room: _Array) -> bool:
-        """Whether the payload is what lies in a room, uint8[length] long: the same msgpack, and the very same arrays."""
+        """Whether the payload is what lies in a room, uint8[length]: the same msgpack, and the very same arrays."""
         head, begin = self._head, _address(room) + self._start
         if bytes(room[: len(head)]) != head:
             return False
