@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hosting import FakeReactor, Process, edge_between, open_descriptors
 
+from rmbus.errors import HostError
 from rmbus.host.edges import FIRST_OF_TOPICS, HostedEdge, Wiring
+from rmbus.host.sessions import HostedSession
 from rmbus.protocol import messages
 from rmbus.protocol.messages import Bridge, Gone, Grow, Input, Join, Mapped, Output, Usable
 from rmbus.transport.counters import Edge, Page
@@ -203,6 +205,14 @@ def test_a_subscription_is_an_edge(wired: Wired) -> None:
     assert [(each.port, each.delivery, each.n, each.last) for each in told] == [("out", "latest", 1, True)] * 2
     assert list(wired.wiring.readers(publisher.endpoint, "out")) == edges
     assert all(edge.standing == "fast, shared memory" for edge in edges)
+
+
+def test_the_numbers_of_topics_are_not_a_clients(wired: Wired) -> None:
+    """An edge that took one would be forgotten with either end, and then once more with its session."""
+    session = HostedSession("s", lambda message: None, wired.wiring)
+    link = messages.Link("s", FIRST_OF_TOPICS, bytes(16), -1, "out", -1, "in")
+    with pytest.raises(HostError, match="below 1073741824"):
+        session.link(link, wired.process("").endpoint)
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
