@@ -98,13 +98,15 @@ def load(length: object, payload: Buffer) -> object:
         length = len(view)
     if type(length) is not int or not 0 < length <= len(view):
         raise MalformedFrame(f"the payload of data has {len(view)} bytes, and {length!r} of them would be msgpack")
+    # What lies in shared memory its producer can change while it is read: the structure is read from a copy.
+    head = view[:length] if isinstance(payload, bytes) else bytes(view[:length])
     behind = view[_aligned(length) :]
 
     def extension(code: int, data: bytes) -> object:
         return _array_in(data, behind) if code == _ARRAY else msgpack.ExtType(code, data)
 
     try:
-        value: object = msgpack.unpackb(view[:length], raw=False, strict_map_key=False, ext_hook=extension)
+        value: object = msgpack.unpackb(head, raw=False, strict_map_key=False, ext_hook=extension)
     except (*_REFUSED, msgpack.UnpackException, MemoryError) as error:
         raise MalformedFrame(f"the payload of data is no msgpack: {error}") from error
     return value

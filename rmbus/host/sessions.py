@@ -12,6 +12,7 @@ from rmbus.host.endpoints import Endpoint
 from rmbus.host.peers import FarEnd
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 
@@ -74,6 +75,8 @@ class HostedSession:
 
         An edge that nobody has come for may be linked anew, in another way.
         """
+        if link.edge >= FIRST_TOPIC_EDGE:
+            raise HostError(f"edge {link.edge}: the edges of a session are numbered below {FIRST_TOPIC_EDGE}")
         known = self.edges.get(link.edge)
         if known is not None and not known.is_awaited:
             raise HostError(f"session {self.name} has an edge {link.edge} already")

@@ -75,9 +75,13 @@ class CooperativeLoop(NodeLoop):
             self._finish()
         elif arrival.header.kind == Kind.INTERRUPT:
             self._drop_older(arrival)
-            await self._invoker.interrupted_async()
-            for port in self._ports.values():
-                port.interrupt()
+            number = self._turns.number_of(arrival)
+            if self._turns.is_new(number, self._inputs):
+                await self._invoker.interrupted_async()
+                for port in self._ports.values():
+                    port.interrupt(number)
+            elif self._turns.lags(number, arrival.link):
+                await self._invoker.interrupted_async()
             self._credit(arrival)
         else:
             self._control(arrival)
@@ -91,7 +95,7 @@ class CooperativeLoop(NodeLoop):
         except TimeoutError:
             if self._limit is None or not self._limit.expired():
                 raise  # the node's own
-            self._held = None
+            self._let_go()
         finally:
             self._limit = None
 

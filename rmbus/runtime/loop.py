@@ -23,7 +23,7 @@ from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import END_S, OutputPort
-from rmbus.stamps import memory_of
+from rmbus.runtime.turns import Turns
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
 from rmbus.transport.lanes import DealerLane, FastLane, RouterLane
@@ -82,6 +82,7 @@ class NodeLoop:
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
         self._held: Emission | None = None
+        self._turns = Turns()
         self._frames_in = self._frames_out = 0
         self._state = State.STARTING
         self._is_source = is_source
@@ -198,7 +199,7 @@ class NodeLoop:
         if self._is_source and not self._flushed:
             self._may_start = True
             self._has_begun = True
-            self._held = None
+            self._let_go()
             self._close_running()
 
     def abort(self, error: RmbusError) -> None:
@@ -286,7 +287,7 @@ class NodeLoop:
             self._held = None
             return True
         if isinstance(emission.value, Interrupt):
-            port.interrupt()
+            port.interrupt(self._turns.begin())
         elif port.has_room:
             port.send(emission.value)
             self._frames_out += 1
@@ -297,10 +298,15 @@ class NodeLoop:
                 link.note_blocked(not link.mailbox.has_room)
             return False
         if self._held is not None:
-            self._held = None
-            for link in port.links:
-                link.note_blocked(False)
+            self._let_go()
         return True
+
+    def _let_go(self) -> None:
+        """Hold nothing back any more: it has been sent, or is void."""
+        held, self._held = self._held, None
+        if held is not None and held.port in self._ports:
+            for link in self._ports[held.port].links:
+                link.note_blocked(False)
 
     def _begin(self, arrival: Arrival) -> None:
         if arrival.frame is None:
@@ -338,7 +344,8 @@ class NodeLoop:
 
     def _input_ended(self, link: InputLink) -> None:
         link.ended = True
-        self._tell_ended(link.port)
+        if all(each.ended for each in self._inputs if each.port == link.port):  # several may end at one port
+            self._tell_ended(link.port)
         if link.is_orphan:
             self._inputs.remove(link)
 
@@ -348,8 +355,7 @@ class NodeLoop:
     def _finish(self) -> None:
         arrival, self._current = self._current, None
         if arrival is not None:
-            if arrival.frame is not None and memory_of(arrival.frame) is not None:
-                self._invoker.forget()
+            self._invoker.forget()
             arrival.release()
             self._credit(arrival)
 
@@ -363,11 +369,15 @@ class NodeLoop:
         """A new turn upstream: drop what waits of older ones, stop what runs, and pass it on."""
         self._drop_older(arrival)
         if self._current is not None and self._current.link is arrival.link:
-            self._held = None
+            self._let_go()
             self._close_running()
-        self._invoker.interrupted()
-        for port in self._ports.values():
-            port.interrupt()
+        number = self._turns.number_of(arrival)
+        if self._turns.is_new(number, self._inputs):
+            self._invoker.interrupted()
+            for port in self._ports.values():
+                port.interrupt(number)
+        elif self._turns.lags(number, arrival.link):
+            self._invoker.interrupted()
 
     def _drop_older(self, arrival: Arrival) -> None:
         """Drop what waits of older turns than that of an interrupt."""

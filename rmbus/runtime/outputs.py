@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -132,11 +133,15 @@ class OutputPort:
         """Put a control frame in band."""
         self._offer(self._control(kind, extra))
 
-    def interrupt(self) -> None:
-        """Open a new turn: frames of older turns that wait, or are kept, are thrown away."""
+    def interrupt(self, number: int | None = None) -> None:
+        """Open a new turn: frames of older turns that wait, or are kept, are thrown away.
+
+        Args:
+            number: by which nodes know the turn that comes to them by several ways.
+        """
         self._turn += 1
         self._last = ()
-        item = self._control(Kind.INTERRUPT, None)
+        item = self._control(Kind.INTERRUPT, secrets.randbits(63) if number is None else number)
         for link in self.links:
             link.mailbox.interrupt(item)
             link.pump()

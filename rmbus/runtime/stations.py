@@ -149,11 +149,12 @@ class Station:
         if waiting:
             self._begin(min(waiting, key=lambda link: link.queue[0][0]))
             return True
-        for link in self.inputs:
-            if link.is_over and link.port not in self._over:
-                self._over.add(link.port)
+        going = {link.port for link in self.inputs if not link.is_over}
+        for port in (link.port for link in self.inputs):
+            if port not in going and port not in self._over:
+                self._over.add(port)
                 with self.user_code():
-                    self.invoker.ended(link.port)
+                    self.invoker.ended(port)
                 return True
         if self.invoker.is_source and not self.started:
             self.started = True

@@ -9,8 +9,8 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Final, cast
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
@@ -174,25 +174,31 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         found = super().find_class(module_name, global_name)
-        if self._folder is None or module_name != "cloudpickle.cloudpickle":
+        if module_name != "cloudpickle.cloudpickle":
             return found
-        match global_name:
-            case "_make_function":
-                return self._made(found)
-            case "_function_setstate":
-                return _kept(found)
-            case _:
-                return found
+        if global_name == "_make_function":
+            return self._made(found)
+        return _kept(found) if global_name == "_function_setstate" and self._folder is not None else found
 
     def _made(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def make_moved(code: Any, names: dict[str, Any], *rest: Any) -> Any:
             if isinstance(names.get("__file__"), str):
-                moved = cast(Path, self._folder).joinpath(*_folders(names), Path(names["__file__"]).name)
-                if names.get("__name__") == "__main__" or moved.exists():
-                    names["__file__"] = str(moved)
+                if self._folder is not None:
+                    moved = self._folder.joinpath(*_folders(names), Path(names["__file__"]).name)
+                    if names.get("__name__") == "__main__" or moved.exists():
+                        names["__file__"] = str(moved)
+                code = _told_where(code, names["__file__"])
             return make(code, names, *rest)
 
         return make_moved
+
+
+def _told_where(code: CodeType, file: str) -> CodeType:
+    """Return code with the name of its file, which cloudpickle leaves out from 3.1.3 on: a traceback shall say it."""
+    if code.co_filename != "<dynamic-code>":
+        return code
+    inner = tuple(_told_where(each, file) if isinstance(each, CodeType) else each for each in code.co_consts)
+    return code.replace(co_filename=file, co_consts=inner)
 
 
 def _kept(set_state: Callable[..., Any]) -> Callable[..., Any]:

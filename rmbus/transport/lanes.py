@@ -143,7 +143,7 @@ class FastLane:
         Raises:
             Closed: the other end is gone.
         """
-        if not self._kept and self._put(data):
+        if (not self._kept or self.flush()) and self._put(data):
             return True
         self._kept.append(data)
         return False

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
@@ -151,6 +152,7 @@ class Hatchery:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._socket = ours
@@ -180,7 +182,33 @@ class Hatchery:
 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
-_pages: list[tuple[str, int, Page]] = []
+
+@attrs.frozen
+class Noted:
+    """The page of an edge that this process has, or had, an end of."""
+
+    side: str
+    edge: int
+    page: Page
+    link: weakref.ref[InputLink | OutputLink]
+
+    def account(self) -> dict[str, Any]:
+        """Return what the page says."""
+        words = self.page.words
+        return {
+            "edge": self.edge,
+            "side": self.side,
+            "delivered": words[Edge.DELIVERED],  # before what has come in: the other end may go on counting
+            "dropped": self.page.dropped(),
+            "sent": words[Edge.SENT],
+            "shared": words[Edge.SHARED],
+            "pinned": words[Edge.PINNED],
+            "duplicates": words[Edge.DUPLICATES],
+            "published": words[Edge.PUBLISHED],
+        }
+
+
+_noted: list[Noted] = []
 
 
 def _note_pages() -> None:
@@ -190,27 +218,17 @@ def _note_pages() -> None:
 
         def init(self: Any, edge: int, *given: Any, inner: Any = inner, side: str = side, **named: Any) -> None:
             page = next(each for each in given if isinstance(each, Page))
-            _pages.append((side, edge, page))
+            _noted.append(Noted(side, edge, page, weakref.ref(self)))
             inner(self, edge, *given, **named)
 
         owner.__init__ = init  # type: ignore[method-assign]
 
 
-def _accounts() -> list[dict[str, Any]]:
-    return [
-        {
-            "edge": edge,
-            "side": side,
-            "delivered": page.words[Edge.DELIVERED],
-            "dropped": page.dropped(),
-            "published": page.words[Edge.PUBLISHED],
-            "sent": page.words[Edge.SENT],
-            "duplicates": page.words[Edge.DUPLICATES],
-            "shared": page.words[Edge.SHARED],
-            "pinned": page.words[Edge.PINNED],
-        }
-        for side, edge, page in _pages
-    ]
+def _forget_pages() -> list[dict[str, Any]]:
+    """Forget the pages of edges that are gone; return their accounts."""
+    over = [each for each in _noted if each.link() is None]
+    _noted[:] = [each for each in _noted if each not in over]
+    return [each.account() for each in over]
 
 
 def _answer(line: socket.socket, node: Breakable) -> None:
@@ -227,10 +245,10 @@ def _answer(line: socket.socket, node: Breakable) -> None:
             answer = {"bad": node.look_again(), "seen": sum(node.seen.values()), "kept": len(node.kept)}
             answer["forked"] = node.forked
         elif asked == "accounts":
-            answer = {"accounts": _accounts()}
+            answer = {"accounts": [each.account() for each in _noted]}
         elif asked == "forget":
             node.forget()
-            _pages.clear()
+            answer = {"over": _forget_pages()}
         elif asked == "collect":
             answer = {"collected": gc.collect()}
         elif asked == "finish" and isinstance(node, Painter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmbus.protocol.limits import TICKETS
 from rmbus.transport import counters
-from rmbus.transport.counters import PAGE_BYTES, REASONS, Edge, Node, Page, percentile
+from rmbus.transport.counters import PAGE_BYTES, REASONS, TICKET_WORDS, Edge, Node, Page, percentile
 
 
 @contextmanager
@@ -72,6 +74,29 @@ def test_both_sides_count_what_they_drop() -> None:
         assert host.dropped() == {reason: number + 101 for number, reason in enumerate(REASONS)}
 
 
+def test_what_the_consumer_has_dropped_is_told_apart() -> None:
+    """Whoever asks what a consumer has dealt with must not count what never reached it."""
+    with pages(2) as (producer, consumer):
+        producer.drop("overflow", 5)
+        consumer.drop("interrupted", 2, by_consumer=True)
+        consumer.drop(REASONS[-1], by_consumer=True)
+        assert producer.dropped_by_consumer() == 3
+
+
+def test_the_pages_are_those_of_the_specification() -> None:
+    """The specification gives each word its number, and the reasons their order; others read the pages by that."""
+    text = (Path(__file__).parents[2] / "protocol" / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("\n## 11. ") : text.index("\n## 12. ")]
+    edge, node = section.split("| word of a node's page |")
+    for table, words in ((edge, Edge), (node, Node)):
+        rows = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")}
+        numbers = {int(number) for row in rows for number in re.findall(r"\d+", row)}
+        assert {int(word) for word in words} <= numbers
+    assert ", ".join(f"`{reason}`" for reason in REASONS) in " ".join(section.split())
+    assert f"{PAGE_BYTES} bytes, {PAGE_BYTES // 8} words" in section
+    assert f"{TICKET_WORDS} + t" in section
+
+
 def test_a_reason_that_is_none_is_refused() -> None:
     """A misspelt reason is an error, and counts nowhere."""
     with pages() as (page,):
@@ -81,7 +106,7 @@ def test_a_reason_that_is_none_is_refused() -> None:
 
 
 def test_no_two_words_are_the_same() -> None:
-    """Every word of an edge's page, of both sides and of the histogram, is one of its own."""
+    """Every word of an edge's page, of both sides, of the histogram and of the tickets, is one of its own."""
     with pages() as (page,):
         written = 0
         for word in Edge:
@@ -91,10 +116,16 @@ def test_no_two_words_are_the_same() -> None:
             page.drop(reason)
             page.drop(reason, by_consumer=True)
             written += 2
-        page.latency(0)
-        page.latency(2**63)
-        assert sum(word == 1 for word in page.words) == written + 2
-        assert sum(page.words) == written + 2
+        for bucket in range(len(page.histogram())):
+            octave, fraction = divmod(bucket, 16)
+            page.latency((1 << (octave + 10)) + (fraction << (octave + 6)))
+            written += 1
+        assert page.histogram() == [1] * len(page.histogram())
+        for ticket in range(TICKETS + 1):  # 0 is no ticket, and has no word that matters
+            page.words[TICKET_WORDS + ticket] += 1
+            written += 1
+        assert sum(word == 1 for word in page.words) == written
+        assert sum(page.words) == written
     assert len(set(Node)) == len(list(Node))
 
 

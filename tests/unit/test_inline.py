@@ -144,6 +144,28 @@ def test_fan_out_and_fan_in() -> None:
     assert sorted(keep.kept) == [10, 11, 12, 13, 20, 21, 22, 23]
 
 
+def test_an_input_for_many_has_ended_when_all_have() -> None:
+    """The node is told of its end once, after the last frame of the longest."""
+
+    class Join(Node):
+        frames = Input(many=True)
+        told: list[Any]
+
+        def initialize(self) -> None:
+            self.told = []
+
+        def process(self, frame: Any) -> None:
+            self.told.append(frame.value)
+
+        def ended(self, port: str) -> None:
+            self.told.append(port)
+
+    join = Join()
+    run_inline(Count(1) >> join | Count(3) >> join)
+    assert sorted(join.told[:-1]) == [0, 0, 1, 2]
+    assert join.told[-1] == "frames"
+
+
 def test_frames_are_numbered_and_named() -> None:
     """Frames are numbered for each output, and carry the topic that they come from."""
 

@@ -118,13 +118,23 @@ def test_a_full_lane_keeps_what_it_cannot_send(pair: Pair) -> None:
     got = [number for _, number, _, _ in pair.received()]
     assert 0 < len(got) < sent
     sent += 1
-    assert not pair.producer.send(Message(Type.FRAMES, sent, b"there is room now, and yet others go first"))
+    pair.producer.send(Message(Type.FRAMES, sent, b"there is room now, and yet others go first"))
     while not pair.producer.flush():
         got += [number for _, number, _, _ in pair.received()]
     assert pair.producer.flush()
     assert pair.producer.send(Message(Type.FRAMES, sent + 1, b"again"))
     got += [number for _, number, _, _ in pair.received()]
     assert got == list(range(1, sent + 2))
+
+
+def test_what_was_kept_goes_in_front_of_the_next(pair: Pair) -> None:
+    """Whoever is not told of room, as a consumer is not, sends what was kept when he speaks again."""
+    sent = 0
+    while pair.producer.send(Message(Type.CREDIT, sent)):
+        sent += 1
+    assert [number for _, number, _, _ in pair.received()] == list(range(sent))
+    assert pair.producer.send(Message(Type.CREDIT, sent + 1))
+    assert [number for _, number, _, _ in pair.received()] == [sent, sent + 1]
 
 
 def test_a_payload_travels_in_pieces_before_its_frame(pair: Pair) -> None:

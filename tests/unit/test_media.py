@@ -7,6 +7,7 @@ import math
 import pickle
 from fractions import Fraction
 from typing import Any
+from unittest import mock
 
 import attrs
 import av
@@ -318,6 +319,17 @@ def test_large_arrays_in_data_are_read_in_place() -> None:
     got: Any = decode(Header(4, 0, extra=length), payload, Any)
     assert np.shares_memory(got.value["a"], np.frombuffer(payload, np.uint8))
     assert got.value["a"].flags.aligned
+
+
+def test_the_structure_of_shared_data_is_read_from_a_copy() -> None:
+    """Its producer can change it while it is read; a number of elements must not grow between check and use."""
+    length, payload = encode(Data({"a": np.arange(1000.0), "b": "text"}))[1:]
+    shared = np.frombuffer(bytes(payload), np.uint8)
+    with mock.patch("msgpack.unpackb", wraps=msgpack.unpackb) as unpackb:
+        got: Any = decode(Header(4, 0, extra=length), shared.data, Any)
+    assert all(not np.shares_memory(np.frombuffer(call.args[0], np.uint8), shared) for call in unpackb.call_args_list)
+    assert np.shares_memory(got.value["a"], shared)
+    assert got.value["b"] == "text"
 
 
 def test_what_cannot_travel_is_named_with_its_path() -> None:

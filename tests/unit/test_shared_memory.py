@@ -187,8 +187,8 @@ def test_who_holds_too_much_gets_copies(page: Page) -> None:
     ledger = Ledger(page, 2)
     held = [lease(ledger, theirs, ticket) for ticket in (1, 2)]
     copy = ledger.take(theirs, Place(1, 0, 16), 3, NUMBER)
-    assert copy == bytes(range(16))
     assert isinstance(copy, bytes)
+    assert copy == bytes(range(16))
     assert page.words[Edge.PINNED] == 1
     assert [page.words[TICKET_WORDS + ticket] for ticket in (1, 2, 3)] == [0, 0, NUMBER]
     held.pop()
