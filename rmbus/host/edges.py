@@ -106,9 +106,7 @@ class Wiring:
 
     def readers(self, endpoint: Endpoint, port: str) -> Iterator[HostedEdge]:
         """Return the edges that begin at an output, and whose readers are there."""
-        return (
-            edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut
-        )
+        return (edge for edge in self._edges if edge.producer is endpoint and edge.link.out == port and not edge.is_cut)
 
     def join(
         self, link: messages.Link, producer: Endpoint, consumer: Endpoint, *, topic: str = "", last: bool = False

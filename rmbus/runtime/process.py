@@ -127,7 +127,6 @@ class Process:
                 return
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
 
-
     def _heard(self) -> tuple[messages.Message, list[int]]:
         """Return what the host says next. Where its descriptors are lost, whoever needs them says what cannot be done."""
         try:

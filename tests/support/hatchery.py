@@ -182,6 +182,7 @@ class Hatchery:
 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
+
 @attrs.frozen
 class Noted:
     """The page of an edge that this process has, or had, an end of."""

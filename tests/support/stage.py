@@ -160,7 +160,9 @@ def open_accounts(of: Hatchling) -> list[str]:
     for account in of.ask("accounts")["accounts"]:
         difference = under_way(account)
         if difference:
-            told.append(f"{of.order.kind}: {difference} frames of edge {account['edge']} are unaccounted for: {account}")
+            told.append(
+                f"{of.order.kind}: {difference} frames of edge {account['edge']} are unaccounted for: {account}"
+            )
     return told
 
 
