@@ -60,7 +60,7 @@ class HostedEdge:
         return f"{lane}, shared memory" if shared or not sent else f"{lane}, inline (small frames)"
 
     def report(self) -> dict[str, Any]:
-        """Return the account, as it stands: what has left an edge is read first, so that it is never more than came in."""
+        """Return the account, as it stands. What has left the edge is read first: it is never more than came in."""
         words = self.page.words
         delivered, dropped = words[counters.Edge.DELIVERED], self.page.dropped()
         return {

@@ -55,7 +55,8 @@ class InputLink:
 
     Attributes:
         lane: by which its producer is answered; None until that has shown itself, and when it is gone.
-        is_up: whether its producer has shown itself. is_orphan: whether that is gone. ended: whether nothing more comes.
+        is_up: whether its producer has shown itself. is_orphan: whether that is gone.
+        ended: whether nothing more comes.
         topic: the name of what feeds it, "" for an edge of a pipeline.
     """
 

@@ -18,7 +18,6 @@ from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
 from rmbus.transport.memory import Held, Lease, Slot
 
-
 _tuple: Final = tuple.__new__
 
 

@@ -128,7 +128,7 @@ class Process:
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
 
     def _heard(self) -> tuple[messages.Message, list[int]]:
-        """Return what the host says next. Where its descriptors are lost, whoever needs them says what cannot be done."""
+        """Return what the host says next; where its descriptors are lost, whoever needs them tells of it."""
         try:
             _, message, descriptors = self._umbilical.receive()
         except Stripped as stripped:

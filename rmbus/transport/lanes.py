@@ -114,7 +114,7 @@ class FastLane:
         self._buffer = bytearray(MAX_LANE_BYTES + 1)
         self._view = memoryview(self._buffer)
         self._pieces = bytearray()
-        self._place = 0
+        self._place: int = 0
 
     def close(self) -> None:
         """Close this end."""

@@ -42,8 +42,8 @@ def run(*, rounds: int, seed: int, at_most_s: float) -> Result:
 def _result(rows: list[tuple[object, ...]], wrong: list[str], ended_early: str, seconds: float) -> Result:
     total = sum(int(str(row[2])) for row in rows)
     told = [
-        f"{total} rounds. In every second one a session of four nodes (head to middle to tail, lent on; head to a reader "
-        "aside), in the others the same joined by topics.",
+        f"{total} rounds. In every second one a session of four nodes (head to middle to tail, lent on; head to a "
+        "reader aside), in the others the same joined by topics.",
         table(("killed", "point", "rounds", "with something wrong"), rows),
         f"{len(wrong)} things did not hold." if wrong else "All held, in every round.",
     ]

@@ -1,4 +1,4 @@
-"""Mixed traffic: what runs all the time is sampled, and what comes and goes around it is killed, cut off and restarted."""
+"""Mixed traffic: what runs all the time is sampled; what comes and goes around it is killed, cut off, restarted."""
 
 from __future__ import annotations
 
@@ -183,14 +183,14 @@ def _accounts(reports: dict[str, Report], hands: list[Hatchling]) -> str:
     for name, report in reports.items():
         for edge in report.edges:
             dropped = ", ".join(f"{count} {why}" for why, count in edge.dropped.items()) or "0"
-            row = (f"{name}: {edge.name}", edge.delivery, edge.lane, edge.published, edge.delivered, dropped)
-            rows.append((*row, edge.in_flight))
+            flow = (edge.published, edge.delivered, dropped, edge.in_flight)
+            rows.append((f"{name}: {edge.name}", edge.delivery, edge.lane, *flow))
     for hand in hands:
         for account in hand.ask("accounts")["accounts"]:
             if account["side"] == "in":
                 dropped = ", ".join(f"{count} {why}" for why, count in account["dropped"].items()) or "0"
-                row = (f"topic to {hand.order.kind}", "drop_oldest(8)", "fast", account["published"])
-                rows.append((*row, account["delivered"], dropped, under_way(account)))
+                flow = (account["published"], account["delivered"], dropped, under_way(account))
+                rows.append((f"topic to {hand.order.kind}", "drop_oldest(8)", "fast", *flow))
     head = ("edge", "delivery", "lane", "published", "delivered", "dropped", "under way at the end")
     return table(head, rows)
 
@@ -203,9 +203,9 @@ def _result(
         "and without fast lanes and shared memory), and so do a publisher, a node that passes on, and two readers that "
         "joined by topics. Around them others come and go:",
         *told[:1],
-        f"Every {BUSY_S:g} s the others leave, so that what runs all the time is alone for a moment: the figures are of "
-        f"those moments, {sampler.moments // LOOKS} of them, behind a warm-up of a fifth of them: the median of the first "
-        "fifth, and of the last. In parentheses the highest figure in between, sampled every "
+        f"Every {BUSY_S:g} s the others leave, so that what runs all the time is alone for a moment: the figures are "
+        f"of those moments, {sampler.moments // LOOKS} of them, behind a warm-up of a fifth of them: the median of the "
+        "first fifth, and of the last. In parentheses the highest figure in between, sampled every "
         f"{interval_s:g} s. Allowed growth: {sampler.tolerance()}.",
         sampler.table(),
         *told[1:],

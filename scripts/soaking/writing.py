@@ -7,10 +7,10 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import attrs
-import msgpack
 import numpy
 import zmq
 
@@ -53,7 +53,7 @@ def circumstances(command: str, seconds: float) -> str:
     versions = (
         f"rmbus {rmbus.__version__}, Python {platform.python_version()}, Linux {platform.release()}, "
         f"libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}, numpy {numpy.__version__}, "
-        f"msgpack {'.'.join(map(str, msgpack.version))}"
+        f"msgpack {version('msgpack')}"
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
     return table(

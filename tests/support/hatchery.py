@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -53,7 +53,7 @@ class Order:
     Attributes:
         kind: of node, see `breakable.KINDS`. given: its arguments.
         session, number: the node that it is, or ""; then `inputs` and `outputs` are topics by port.
-        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: as many as it likes.
+        fault: where it dies. spare_files: descriptors that it may open beyond those that it has, -1: any number.
     """
 
     kind: str
@@ -221,7 +221,7 @@ def _note_pages() -> None:
             _noted.append(Noted(side, edge, page, weakref.ref(self)))
             inner(self, edge, *given, **named)
 
-        owner.__init__ = init  # type: ignore[assignment, method-assign]
+        owner.__init__ = init  # type: ignore[method-assign]
 
 
 def _forget_pages() -> list[dict[str, Any]]:
@@ -292,7 +292,7 @@ def _limit_files(spare: int) -> None:
 
 
 @contextmanager
-def _as_child(listener: socket.socket) -> Iterator[None]:
+def _as_child(listener: socket.socket) -> Generator[None]:
     """End, whatever happens: nothing of this process goes on in a child."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

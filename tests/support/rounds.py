@@ -1,4 +1,4 @@
-"""Rounds of a fault test: pictures flow, a process is killed at a point, and what must hold for the others is looked at.
+"""Rounds of a fault test: pictures flow, a process is killed, and what must hold for the others is looked at.
 
 A round returns what did not hold, in words. What happens in it follows from its seed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -150,7 +150,7 @@ class Watchers:
 
 
 @contextmanager
-def theatre() -> Iterator[tuple[Stage, Watchers]]:
+def theatre() -> Generator[tuple[Stage, Watchers]]:
     """Give a stage with watchers, all of them warm and at their base."""
     with Stage() as stage:
         watchers = Watchers.join(stage)
@@ -166,7 +166,7 @@ def theatre() -> Iterator[tuple[Stage, Watchers]]:
 
 
 def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: Iterable[int]) -> Iterator[str]:
-    """Play a round for each seed, by turns a session and topics, and yield what was wrong after each, and at the end."""
+    """Play a round for each seed, by turns a session and topics; yield what was wrong after each, and at the end."""
     for seed in seeds:
         plan = Round.drawn(victim, point, next(_numbers), seed)
         try:
@@ -182,7 +182,7 @@ def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: I
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
-    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers of both. One of the first three dies."""
+    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers. One of the first three dies."""
     source, passed = f"made/{plan.number}", f"passed/{plan.number}"
     orders = {
         CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),
