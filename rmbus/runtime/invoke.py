@@ -23,6 +23,7 @@ from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter, Emission
 from rmbus.runtime.eventloop import EventLoop
 from rmbus.runtime.loans import Loan, model_of
+from rmbus.stamps import memory_of
 from rmbus.transport.memory import Held
 
 __all__ = ["AsyncEmissions", "Emission", "Invoker"]
@@ -65,7 +66,7 @@ class Invoker:
 
     def forget(self) -> None:
         """Let go of the content of the last input frame; `flush` needs its header alone."""
-        if self._origin is not None:
+        if self._origin is not None and memory_of(self._origin) is not None:
             self._origin = bare(self._origin)
 
     def initialize(self) -> None:

@@ -25,7 +25,6 @@ from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import END_S, OutputPort
 from rmbus.runtime.turns import Turns
-from rmbus.stamps import memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page, State
 from rmbus.transport.lanes import DealerLane, FastLane, RouterLane
@@ -360,8 +359,7 @@ class NodeLoop:
     def _finish(self) -> None:
         arrival, self._current = self._current, None
         if arrival is not None:
-            if arrival.frame is not None and memory_of(arrival.frame) is not None:
-                self._invoker.forget()
+            self._invoker.forget()
             arrival.release()
             self._credit(arrival)
 

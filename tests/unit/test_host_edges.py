@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hosting import FakeReactor, Process, edge_between, open_descriptors
 
+from rmbus.errors import HostError
 from rmbus.host.edges import HostedEdge, Wiring
+from rmbus.host.sessions import HostedSession
 from rmbus.protocol import messages
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.protocol.messages import Bridge, Gone, Grow, Input, Join, Mapped, Output, Usable
@@ -205,6 +207,14 @@ def test_a_subscription_is_an_edge(wired: Wired) -> None:
     assert [(each.port, each.delivery, each.n, each.last) for each in told] == [("out", "latest", 1, True)] * 2
     assert len([*wired.wiring.readers(publisher.endpoint, "out")]) == 2
     assert all(edge.standing == "fast, shared memory" for edge in edges)
+
+
+def test_the_numbers_of_topics_are_not_a_clients(wired: Wired) -> None:
+    """An edge that took one would be forgotten with either end, and then once more with its session."""
+    session = HostedSession("s", lambda message: None, wired.wiring)
+    link = messages.Link("s", FIRST_TOPIC_EDGE, bytes(16), -1, "out", -1, "in")
+    with pytest.raises(HostError, match="below 1073741824"):
+        session.link(link, wired.process("").endpoint)
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
