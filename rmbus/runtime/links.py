@@ -323,8 +323,6 @@ class OutputLink:
             self.mailbox.acknowledge(message.number, lane.unpack_grant(message.body))
             return False
         if kind == lane.Type.WANT_KEY:
-            return False  # a wish; nobody here makes key frames to order
-        if kind == lane.Type.WANT_KEY:
             self.wants_key = True
             self.on_key_wanted()
             return False

@@ -14,6 +14,7 @@ from rmbus.protocol import lane
 from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE, INLINE_BYTES
+from rmbus.runtime.keys import latest_advice
 from rmbus.runtime.links import OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.stamps import memory_of
@@ -211,10 +212,7 @@ class OutputPort:
     def _refuse_latest(self, form: formats.Format) -> None:
         """Refuse an edge of a pipeline that would leave out single packets of video. A topic's reader harms himself."""
         if any(link.mailbox.delivery == latest and link.edge < FIRST_TOPIC_EDGE for link in self.links):
-            raise FormatError(
-                f"output {self.name!r} sends {form} over an edge with `latest`, which would leave out packets that "
-                "others need to be decoded: use drop_oldest(n) or reliable(n)"
-            )
+            raise FormatError(latest_advice(self.name, formats.show(form)))
 
     def _reclaim(self) -> None:
         for link in self.links:
