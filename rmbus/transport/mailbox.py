@@ -20,6 +20,9 @@ from rmbus.transport.counters import Edge, Page
 MAX_MAILBOX_BYTES: Final = 256 * 1024 * 1024
 """A reliable mailbox is full, and a dropping one drops, also when it holds this much."""
 
+MAX_KEPT: Final = 4096
+"""Frames that may have been sent and wait to be acknowledged; and no more bytes than the mailbox itself may hold."""
+
 
 _PUBLISHED: Final = int(Edge.PUBLISHED)
 _SENT: Final = int(Edge.SENT)
@@ -73,6 +76,10 @@ class Mailbox:
         self._sent_in_all = page.words[Edge.SENT]
         self._queue: deque[Item] = deque()
         self._sent_items: deque[tuple[int, Item]] | None = deque() if resends and self._reliable else None
+        self._kept_bytes = 0
+        self._introduction: Item | None = None  # the format of the first frame that is not acknowledged
+        self._published_before = self._published
+        self._inherited = page.words[Edge.PUBLISHED] + page.words[Edge.DUPLICATES] - page.dropped_by_producer()
         self._frames = 0
         self._bytes = 0
         self._gap = 0
@@ -92,6 +99,11 @@ class Mailbox:
     def is_settled(self) -> bool:
         """Whether everything that was offered has been processed by the consumer, or dropped."""
         return self._closed or (not self._queue and self._acknowledged == self.place)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what was sent is kept until it is acknowledged."""
+        return self._sent_items is not None
 
     @property
     def is_awaiting_key(self) -> bool:
@@ -161,7 +173,11 @@ class Mailbox:
         self._acknowledged = max(self._acknowledged, min(place, self.place))
         kept = self._sent_items
         while kept and kept[0][0] <= self._acknowledged:
-            _settle(kept.popleft()[1])
+            item = kept.popleft()[1]
+            self._kept_bytes -= item.size
+            if item.kind == Kind.FORMAT:
+                self._introduction = item
+            _settle(item)
         self.grant(granted)
 
     def take(self) -> Item | None:
@@ -170,7 +186,7 @@ class Mailbox:
             return None
         item = self._queue[0]
         is_data = item.kind < 16
-        if is_data and self._sent >= self._granted:
+        if is_data and (self._sent >= self._granted or (self._sent_items and self._keeps_enough())):
             return None
         self.place += 1
         if self._gap and (is_data or item.kind == Kind.EOS):
@@ -187,6 +203,7 @@ class Mailbox:
             self._words[Edge.ENDED] = 1
         if self._sent_items is not None:
             self._sent_items.append((self.place, item))
+            self._kept_bytes += item.size
         return item
 
     def interrupt(self, item: Item) -> None:
@@ -206,7 +223,7 @@ class Mailbox:
         Without `resends` it is dropped, as lost with the consumer. Places and grants begin anew.
 
         Args:
-            introduction: the format, which it must be told first.
+            introduction: the format, which it must be told first, where none was acknowledged before.
         """
         again: list[Item] = []
         if self._sent_items is None:
@@ -214,17 +231,43 @@ class Mailbox:
         else:
             again = [item for _, item in self._sent_items]
             self._sent_items.clear()
+            self._kept_bytes = 0
         resent = sum(item.kind < 16 for item in again)
         begun_again = self._processed() - self._words[Edge.DUPLICATES] - (self._words[Edge.SENT] - resent)
-        self._words[Edge.DUPLICATES] += max(0, begun_again)
+        # What lay unread at a consumer that has died, and was counted when its producer died before, comes off again.
+        self._words[Edge.DUPLICATES] = max(0, self._words[Edge.DUPLICATES] + begun_again)
         self._sent_in_all -= resent
         self._words[Edge.SENT] = self._sent_in_all
         self._frames += resent
         self._bytes += sum(item.size for item in again)
         self.place = self._acknowledged = self._sent = self._granted = 0
-        if introduction is not None and not (again and again[0].kind == Kind.FORMAT):
+        introduction = self._introduction or introduction
+        ahead = again or self._queue
+        if introduction is not None and not (ahead and ahead[0].kind == Kind.FORMAT):
             again.insert(0, introduction)
         self._queue.extendleft(reversed(again))
+
+    def take_over(self, base: int | None) -> None:
+        """The link of a producer that was started anew is up: put its predecessor's account in order.
+
+        What the consumer has not taken off the lane is lost, as `producer_died`; or it will be made again, and then
+        it is as if it had not been published, and what is made although the consumer has it is a duplicate.
+
+        Args:
+            base: how many frames were offered before the first that is made again; None: nothing is.
+        """
+        words = self._words
+        lost = self._inherited - words[Edge.RECEIVED]
+        if base is None or not self.keeps:
+            if lost > 0:
+                self._page.drop("producer_died", lost)
+        else:
+            again = self._published_before - base
+            self._published -= again
+            words[_PUBLISHED] = self._published
+            words[Edge.DUPLICATES] += again - lost
+        self._sent_in_all = words[Edge.RECEIVED] - words[Edge.DUPLICATES]
+        words[_SENT] = self._sent_in_all
 
     def close(self, reason: str) -> None:
         """The consumer wants nothing more, or is gone: drop what waits, and all that comes."""
@@ -237,6 +280,10 @@ class Mailbox:
         while kept:
             _settle(kept.popleft()[1])
         self._closed = True
+
+    def _keeps_enough(self) -> bool:
+        kept = self._sent_items
+        return kept is not None and (len(kept) >= MAX_KEPT or self._kept_bytes >= MAX_MAILBOX_BYTES)
 
     def _processed(self) -> int:
         """How many data frames the consumer has begun with, or dropped, by its own word."""
