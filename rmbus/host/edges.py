@@ -27,6 +27,7 @@ class HostedEdge:
     Attributes:
         producer, consumer: where it begins and ends here: a node, or the gateway.
         lane: what moves it here. problem: why its consumer does not map its producer's memory, or "".
+        epoch: how often it was joined. life: how many processes have been its producer.
     """
 
     def __init__(self, link: messages.Link, producer: Endpoint, consumer: Endpoint) -> None:
@@ -35,6 +36,7 @@ class HostedEdge:
         self.is_local = -1 not in (link.producer, link.consumer)
         self.lane = "tcp" if not self.is_local else "fast" if link.fast else "ipc"
         self.problem = ""
+        self.epoch = self.life = 1
         self.door: Path | None = None
         self.descriptor = counters.create()
         self.page = Page(self.descriptor)
@@ -116,12 +118,25 @@ class Wiring:
         """
         edge = HostedEdge(link, producer, consumer)
         self._edges.append(edge)
-        if edge.lane == "fast":
-            self._join_fast(edge, topic, last)
-        else:
-            self._join_by_socket(edge, topic, last)
+        self._join(edge, topic, last)
         self.memory.joined(edge)
         return edge
+
+    def rejoin(self, old: Endpoint, new: Endpoint) -> None:
+        """Another process is what one that has died was: tell the other ends of its edges, and then what it had."""
+        edges = [edge for edge in self._edges if old in (edge.producer, edge.consumer)]
+        for edge in edges:
+            edge.epoch += 1
+            edge.problem = ""
+            if edge.producer is old:
+                edge.producer = new
+                edge.life += 1
+            if edge.consumer is old:
+                edge.consumer = new
+            self._join(edge, "", last=False)
+        self.memory.ended(old)
+        for edge in edges:
+            self.memory.joined(edge)
 
     def subscribe(
         self, publisher: Endpoint, out: str, subscriber: Endpoint, into: str, topic: str, wish: messages.Join
@@ -145,6 +160,17 @@ class Wiring:
         self._edges.remove(edge)
         edge.close()
 
+    def died(self, endpoint: Endpoint) -> None:
+        """A process is gone that may be started anew: its edges wait, but for those that are of no session."""
+        for edge in self._edges[:]:
+            if edge.link.edge >= FIRST_OF_TOPICS and edge.producer is endpoint:
+                edge.consumer.worker.send(messages.Gone(edge.link.edge, "producer_died"))
+                self.leave(edge)
+
+    def end_consumer(self, edge: HostedEdge) -> None:
+        """The consumer of an edge has ended long before its producer was started anew."""
+        edge.producer.worker.send(messages.Gone(edge.link.edge, "consumer_ended"))
+
     def ended(self, endpoint: Endpoint, *, died: bool) -> None:
         """A process is gone: tell the other ends of its edges, and forget those that are of no session."""
         for edge in self._edges[:]:
@@ -159,33 +185,40 @@ class Wiring:
                 self.leave(edge)
         self.memory.ended(endpoint)
 
+    def _join(self, edge: HostedEdge, topic: str, last: bool) -> None:
+        if edge.lane == "fast":
+            self._join_fast(edge, topic, last)
+        else:
+            self._join_by_socket(edge, topic, last)
+
     def _join_fast(self, edge: HostedEdge, topic: str, last: bool) -> None:
         ours, theirs = fast_pair()
         with ours, theirs:
             given = [os.dup(edge.descriptor), os.dup(theirs.fileno())]
-            edge.consumer.worker.send(self._input(edge.link, topic, lane=1), given)
+            edge.consumer.worker.send(self._input(edge, topic, lane=1), given)
             given = [os.dup(edge.descriptor), os.dup(ours.fileno())]
             edge.producer.worker.send(self._output(edge, "", last, lane=1), given)
 
     def _join_by_socket(self, edge: HostedEdge, topic: str, last: bool) -> None:
         link, consumer, producer = edge.link, edge.consumer, edge.producer
         listener = consumer.listener()
+        if edge.door is not None:
+            edge.door.unlink(missing_ok=True)
         door = edge.door = producer.door_to(consumer)
         if link.consumer == -1:
             _bridge(consumer, link, str(consumer.inbox), listener)
         else:
             given = [os.dup(edge.descriptor), *([] if listener is None else [listener])]
             place = -1 if listener is None else 1
-            consumer.worker.send(self._input(link, topic, listener=place, path=str(consumer.inbox)), given)
+            consumer.worker.send(self._input(edge, topic, listener=place, path=str(consumer.inbox)), given)
         if link.producer == -1:
             _bridge(producer, link, str(door), None)
         else:
             producer.worker.send(self._output(edge, str(door), last), [os.dup(edge.descriptor)])
 
     @staticmethod
-    def _input(
-        link: messages.Link, topic: str, *, lane: int = -1, listener: int = -1, path: str = ""
-    ) -> messages.Input:
+    def _input(edge: HostedEdge, topic: str, *, lane: int = -1, listener: int = -1, path: str = "") -> messages.Input:
+        link = edge.link
         return messages.Input(
             link.edge,
             link.into,
@@ -196,6 +229,8 @@ class Wiring:
             listener=listener,
             path=path,
             topic=topic,
+            epoch=edge.epoch,
+            life=edge.life,
         )
 
     @staticmethod
@@ -212,6 +247,8 @@ class Wiring:
             lane=lane,
             shared=edge.shares,
             last=last,
+            epoch=edge.epoch,
+            resends=link.resends,
         )
 
 

@@ -60,6 +60,7 @@ class Process:
         from rmbus.runtime.invoke import Invoker
         from rmbus.runtime.loop import NodeLoop
         from rmbus.runtime.memory import NodeMemory
+        from rmbus.runtime.revival import ReviveLoop
 
         sys.setswitchinterval(SWITCH_S)
         start = self._start
@@ -68,7 +69,8 @@ class Process:
             invoker = Invoker(load())
             invoker.join(start.inputs, start.outputs)
             memory = NodeMemory(self._say)
-            loop = NodeLoop(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
+            kind = ReviveLoop if start.revives else NodeLoop
+            loop = kind(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
             listener.start()
             try:
@@ -80,6 +82,7 @@ class Process:
                 raise
             invoker.cleanup()
             invoker.close()
+            loop.conclude()
         except BaseException as error:  # the supervisor around user code: whatever it was, the caller is told
             self._failed(error, loop)
             raise
@@ -123,7 +126,8 @@ class Process:
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
-            if memory.take(message, descriptors):
+            # A segment goes after what lies in it: in order with the word that its producer is gone.
+            if not isinstance(message, messages.Detach) and memory.take(message, descriptors):
                 continue
             loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
 
@@ -178,6 +182,8 @@ def obey(
         loop.publish(message)
     elif isinstance(message, messages.Gone):
         loop.gone(message)
+    elif isinstance(message, messages.Detach):
+        loop.detach(message)
     elif isinstance(message, messages.Go):
         loop.go()
     elif isinstance(message, messages.Stop):
