@@ -1,7 +1,7 @@
 """Frames as they travel: one compact msgpack array for each, its header and its payload in one.
 
-A frame is `[ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload]`. An eleventh may be its identity; a decoder
-ignores further elements.
+A frame is `[ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload]`. An eleventh may be its identity; a
+decoder ignores further elements.
 What `extra` holds depends on the kind, see `protocol/README.md`. The payload is bytes, or says where the bytes are: a
 size, where they travel apart; `[segment, offset, size]`, where they lie in shared memory.
 """

@@ -330,6 +330,7 @@ class ReviveLoop(NodeLoop):
                 self._chain.close(arrival.cause)
             else:
                 self._chain.skip(arrival.link.edge, arrival.epoch, arrival.place, arrival.identity)
+            self._settle()  # at once: what a sink is through with does not come again when it dies
 
     def _end_if_over(self) -> bool:
         was_flushed = self._flushed
