@@ -216,6 +216,7 @@ class ReviveLoop(NodeLoop):
         self._chain = Chain(outputs, self._record.read(), deterministic=deterministic)
         self._begins = is_source and not deterministic
         self._ends: dict[int, FastLane] = {}
+        self._before: list[Arrival] = []
         super().__init__(invoker, outputs, page, node_memory, is_source=is_source)
         self._frames_in = page.words[counters.Node.FRAMES_IN]
         self._frames_out = page.words[counters.Node.FRAMES_OUT]
@@ -263,6 +264,20 @@ class ReviveLoop(NodeLoop):
         end = self._new_lane(message, fast)
         port.rejoin(link, message, end)
         self._watch(port, link, end, on_up)
+
+    def go(self) -> None:
+        """All edges are there: what has come meanwhile is taken in."""
+        super().go()
+        before, self._before = self._before, []
+        for arrival in before:
+            self._arrived(arrival)
+
+    def _arrived(self, arrival: Arrival) -> None:
+        """Take an arrival in; its neighbours are quick, and what is made before an output is joined would be lost."""
+        if self._may_start:
+            super()._arrived(arrival)
+        else:
+            self._before.append(arrival)
 
     def conclude(self) -> None:
         """The node has ended and has cleaned up: tell its producers, whom nobody will ask for anything again."""

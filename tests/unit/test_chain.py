@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import select
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -12,6 +14,7 @@ import pytest
 
 from rmbus.errors import Broken, MalformedFrame
 from rmbus.media import Data
+from rmbus.node import Node
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import (
     Header,
@@ -25,11 +28,13 @@ from rmbus.protocol.frames import (
     with_ticket,
 )
 from rmbus.protocol.lane import Buffer
+from rmbus.runtime.invoke import Invoker
 from rmbus.runtime.memory import NodeMemory
-from rmbus.runtime.revival import KnownArrival, KnownInput, KnownOutput, KnownPort
+from rmbus.runtime.revival import KnownArrival, KnownInput, KnownOutput, KnownPort, ReviveLoop
 from rmbus.transport import counters
 from rmbus.transport.chain import Chain, Record, Seen
 from rmbus.transport.counters import Edge, Page
+from rmbus.transport.lanes import FastLane, fast_pair
 
 TOKEN = bytes(16)
 
@@ -490,3 +495,56 @@ def test_what_came_in_an_epoch_before_says_nothing_of_this_one() -> None:
     link.tell()
     assert [message.type for message in wire.pipe.back] == [lane.Type.MARK_BACK]
     assert wire.page.words[Edge.DONE] == 1
+
+
+class Double(Node):
+    deterministic = True
+
+    def process(self, frame: Data) -> int:
+        return 2 * int(frame.value)
+
+
+def test_nothing_is_begun_with_before_all_edges_are_there() -> None:
+    """A producer that lives is quick: what is made from its frames would be lost where no output is joined yet."""
+    loop = ReviveLoop(Invoker(Double()), ["out"], page(), NodeMemory(lambda message: None), is_source=False)
+    feed, out = fast_pair(), fast_pair()
+    feeding = FastLane(feed[0])
+    taking = FastLane(out[1])
+    loop.add_input(messages.Input(0, "in", TOKEN, 2, page=0), page(), None, feed[1].detach())
+    feeding.send(lane.Message(lane.Type.MARK, 1, TOKEN))
+    body = join_frames([encode_frame(Header(Kind.DATA, 0), msgpack.packb(21)), encode_frame(Header(Kind.EOS, 1))])
+    feeding.send(lane.Message(lane.Type.FRAMES, 1, body))
+    loop.reactor.call_later(
+        0.05,
+        lambda: loop.add_output(
+            messages.Output(1, "out", TOKEN, "reliable", 2, "", page=0, resends=True),
+            page(),
+            out[0].detach(),
+            lambda: None,
+        ),
+    )
+    loop.reactor.call_later(0.1, loop.go)
+    runs = threading.Thread(target=loop.run, daemon=True)
+    runs.start()
+    got: list[int] = []
+    link = KnownInput(messages.Input(1, "in", TOKEN, 2, page=0), page(), {}, [])
+    waiting = select.poll()
+    waiting.register(out[1].fileno(), select.POLLIN)
+    ended = False
+    while not ended and waiting.poll(5000):
+        message = taking.receive()
+        if message is None:
+            continue
+        if message.type == lane.Type.MARK:
+            link.mark(taking, message.number)
+            continue
+        for arrival in link.receive(message):
+            got += [int(arrival.frame.value)] if isinstance(arrival.frame, Data) else []
+            ended = arrival.header.kind == Kind.EOS
+            link.settle(1, arrival.place)
+            link.tell()
+    runs.join(5)
+    loop.close()
+    feeding.close()
+    taking.close()
+    assert got == [42]
