@@ -134,7 +134,7 @@ class Wiring:
             if edge.consumer is old:
                 edge.consumer = new
             self._join(edge, "", last=False)
-        self.memory.ended(old)
+        self.memory.ended(old, others_go_on=True)
         for edge in edges:
             self.memory.joined(edge)
 

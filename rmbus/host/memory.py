@@ -98,11 +98,18 @@ class Memory:
                 if segment.is_mapped and (edge.producer, edge.link.out) in segment.outlets:
                     self._hand_out(segment, edge.producer, edge.link.out)
 
-    def ended(self, endpoint: Endpoint) -> None:
-        """A process is gone: its memory goes with the last view of it."""
+    def ended(self, endpoint: Endpoint, *, others_go_on: bool = False) -> None:
+        """A process is gone: its memory goes with the last view of it.
+
+        Args:
+            endpoint: the process.
+            others_go_on: what it has lent to a process that lends it on may still be on its way behind that one; it
+                stays mapped then, until its readers end.
+        """
         for segment in list(self._segments.values()):
             if segment.owner is endpoint:
-                self._drop(segment)
+                is_lent_on = any(producer is not endpoint for producer, _ in segment.outlets)
+                self._drop(segment, is_told=not (others_go_on and is_lent_on))
             else:
                 segment.mapped.discard(endpoint)
                 segment.outlets = [outlet for outlet in segment.outlets if outlet[0] is not endpoint]
@@ -204,10 +211,10 @@ class Memory:
                 numbers = [edge.link.edge for edge in edges if edge.consumer in segment.mapped]
                 producer.worker.send(messages.Usable(port, segment.number, numbers))
 
-    def _drop(self, segment: Segment) -> None:
+    def _drop(self, segment: Segment, *, is_told: bool = True) -> None:
         del self._segments[segment.number]
         os.close(segment.descriptor)
-        for endpoint in segment.mapped | segment.waiting:
+        for endpoint in segment.mapped | segment.waiting if is_told else ():
             endpoint.worker.send(messages.Detach(segment.number))
 
 

@@ -216,6 +216,19 @@ def test_a_deterministic_source_that_dies(size: str, tmp_path: Path) -> None:
     closes(report)
 
 
+def test_what_was_lent_on_outlives_its_owner(tmp_path: Path) -> None:
+    """Frames in the memory of a source that has died still wait behind the node that has sent them on: they are read."""
+    path, n = tmp_path / "got", 40
+    source = Numbers(n, SHAPES["large"]).options(name="source")
+    pipeline = source >> Copies().options(name="middle") >> Written(path, every_s=0.1).options(name="sink")
+    with Session(pipeline, revives=True) as session:
+        until(lambda: len(lines(path)) > 4, session)
+        kill(session, "source")
+        revive(session, "source")
+        closes(session.wait(60))
+    assert lines(path) == both(n)
+
+
 @pytest.mark.parametrize("deaths", [["source", "middle"], ["middle", "source"], ["source", "middle", "sink"]])
 def test_several_die_at_once(deaths: list[str], tmp_path: Path) -> None:
     """Whatever of them is started anew first: nothing is missing, and nothing comes twice but to a sink that died."""
