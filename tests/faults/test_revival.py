@@ -217,7 +217,7 @@ def test_a_deterministic_source_that_dies(size: str, tmp_path: Path) -> None:
 
 
 def test_what_was_lent_on_outlives_its_owner(tmp_path: Path) -> None:
-    """Frames in the memory of a source that has died still wait behind the node that has sent them on: they are read."""
+    """What lies in the memory of a source that has died, and waits behind the node that sent it on, is read."""
     path, n = tmp_path / "got", 40
     source = Numbers(n, SHAPES["large"]).options(name="source")
     pipeline = source >> Copies().options(name="middle") >> Written(path, every_s=0.1).options(name="sink")
