@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _MARK = "RMBUS_TEST"
 _GRACE_S = 2.0
 _PURE = {"unit", "typing", "packaging"}  # these folders' tests start nothing that outlives a call
-_SLOW = {"faults", "integration"}  # and these folders' start hosts and nodes, each in a second or more
+_SLOW = {"contract", "faults", "integration"}  # and these folders' start hosts and nodes, each in a second or more
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -36,12 +36,12 @@ class CooperativeLoop(NodeLoop):
         try:
             look = 0
             while not self.is_over:
-                if not await self._advance():
-                    await self._pause(State.WAITING)
-                    look = now_ns()
-                elif self.is_due(look):
+                if self.is_due(look):
                     await asyncio.sleep(0)  # the node's other tasks have their turn
                     self._serve()
+                    look = now_ns()
+                if not await self._advance():
+                    await self._pause(State.WAITING)
                     look = now_ns()
             self._set_state(State.ENDED, now_ns())
         finally:
@@ -130,7 +130,7 @@ class CooperativeLoop(NodeLoop):
     def _serve(self) -> None:
         before = len(self._inbox)
         try:
-            self.reactor.serve_once(wait=False)
+            self._look()
         except BaseException as error:  # noqa: BLE001  # raised by `_advance`, in the task that everybody waits for
             self._failure = error
             self._cancel_work()

@@ -226,14 +226,21 @@ class NodeLoop:
         while not self.is_over:
             while self._inbox and self._running is None and self._held is None and now_ns() - look < LOOK_NS:
                 self._begin(self._inbox.popleft())
+            if self.is_due(look):
+                self._look()
+                look = now_ns()
             if not self._step():
                 self._set_state(State.BLOCKED if self._held is not None else State.WAITING, now_ns())
                 self.reactor.serve_once(wait=True)
                 look = now_ns()
-            elif self.is_due(look):
-                self.reactor.serve_once(wait=False)
-                look = now_ns()
         self._set_state(State.ENDED, now_ns())
+
+    def _look(self) -> None:
+        """Take in all that has come, before the next thing is done: a new turn overtakes what is still on its lane."""
+        self.reactor.serve_once(wait=False)
+        for link in self._inputs:
+            if link.edge in self._lanes_in:
+                self._read_out(link, self._lanes_in[link.edge])
 
     @property
     def is_over(self) -> bool:
