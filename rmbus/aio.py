@@ -31,6 +31,11 @@ class Publisher:
         self.topic = opened.topic
         self._publisher = opened
 
+    @property
+    def key_wanted(self) -> bool:
+        """Whether somebody who reads the topic cannot decode what comes before the next key frame: force one."""
+        return self._publisher.key_wanted
+
     async def send(self, value: object) -> None:
         """Send a value to whoever reads the topic; see `rmbus.bus.Publisher.send`.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from rmbus.delivery import Delivery
+from rmbus.delivery import Delivery, latest
 from rmbus.errors import Closed, ConnectFailed, RmbusError
 from rmbus.joined import enter, find_bus
 from rmbus.media import Frame
@@ -40,6 +40,11 @@ class Publisher:
         self.topic = topic
         self._outlet = opened
         self._end = weakref.finalize(self, opened.close, END_S)  # a script may forget to close it
+
+    @property
+    def key_wanted(self) -> bool:
+        """Whether somebody who reads the topic cannot decode what comes before the next key frame: force one."""
+        return self._outlet.key_wanted
 
     def send(self, value: object) -> None:
         """Send a value to whoever reads the topic; it may be changed afterwards.
@@ -231,7 +236,7 @@ class Bus:
             last=last,
         )
         umbilical, _, _ = enter(self._connection, join, timeout_s=self._timeout_s)
-        return Inlet(umbilical, pattern, self.address)
+        return Inlet(umbilical, pattern, self.address, takes_latest=delivery == latest)
 
     def _events(self, delivery: Delivery | None) -> Intake:
         if delivery is not None:

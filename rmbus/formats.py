@@ -167,8 +167,13 @@ def as_format(value: object) -> Format:
 
 
 def is_inter_coded(format: Format) -> bool:
-    """Tell whether packets of the format may need others to be decoded, so that none can be left out alone."""
-    return isinstance(format, Encoded) and not (format.codecs and _ALONE.issuperset(format.codecs))
+    """Tell whether packets of the format may need others to be decoded, so that none can be left out alone.
+
+    Those of video may, but for a few codecs; those of sound, which has a layout, do not.
+    """
+    if not isinstance(format, Encoded) or format.layout is not None:
+        return False
+    return not (format.codecs and _ALONE.issuperset(format.codecs))
 
 
 def kind(format: Format) -> str:

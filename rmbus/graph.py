@@ -9,7 +9,7 @@ import attrs
 
 from rmbus.delivery import DEFAULT, LIVE, Delivery, latest
 from rmbus.errors import PipelineError
-from rmbus.formats import fits, is_inter_coded, show
+from rmbus.formats import Encoded, Format, fits, is_inter_coded, show
 from rmbus.node import Node, node_name, options_of, ports
 from rmbus.ports import Convert, Input, Output, Port
 
@@ -231,11 +231,19 @@ def _check_edge(edge: Edge, names: Mapping[Node, str]) -> None:
         raise PipelineError(
             f"{edge_label(edge, names)}: {misfit} (the output gives {show(offered)}, the input takes {show(wanted)})"
         )
-    if edge.resolved_delivery() == latest and (is_inter_coded(offered) or is_inter_coded(wanted)):
+    if edge.resolved_delivery() == latest and is_inter_coded(_encoded(offered, wanted)):
         raise PipelineError(
             f"{edge_label(edge, names)}: `latest` would leave out packets that others need to be decoded: "
             "use drop_oldest(n) or reliable(n)"
         )
+
+
+def _encoded(offered: Format, wanted: Format) -> Format:
+    """Return the packets that an edge may carry, as narrowly as its ends tell; Any where none of them names packets."""
+    ends = [each for each in (offered, wanted) if isinstance(each, Encoded)]
+    told = [set(each.codecs) for each in ends if each.codecs]
+    layout = next((each.layout for each in ends if each.layout is not None), None)
+    return Encoded(*sorted(set.intersection(*told) if told else ()), layout=layout) if ends else Any
 
 
 def _each_once(nodes: Iterable[Node]) -> tuple[Node, ...]:

@@ -189,6 +189,19 @@ class Node:
     def interrupted(self) -> Any:
         """Frames that waited were thrown away: forget what belongs to them."""
 
+    def key_wanted(self, port: str) -> Any:
+        """Whoever reads an output cannot decode what comes before its next key frame: force one, if this node encodes.
+
+        It is called between two calls of `process`, or two values that it yields; again each second, until one comes.
+
+        Args:
+            port: the output.
+
+        Returns:
+            Whether those are to be asked too who send encoded video to this node; as it stands here, they are.
+        """
+        return True
+
     def cleanup(self) -> Any:
         """Release what `initialize` took; called at every end, also after an error."""
 

@@ -25,6 +25,7 @@ class CooperativeLoop(NodeLoop):
         self._failure: BaseException | None = None
         self._limit: asyncio.Timeout | None = None
         self._over: deque[str] = deque()
+        self._keys: deque[str] = deque()
         self._invoker.run_in_loop(self._drive)
 
     async def _drive(self) -> None:
@@ -51,7 +52,9 @@ class CooperativeLoop(NodeLoop):
         """Do one thing, if there is one to do."""
         if self._failure is not None:
             raise self._failure
-        if self._over:
+        if self._keys:
+            await self._tell_keys()
+        elif self._over:
             await self._invoker.ended_async(self._over.popleft())
         elif self._inbox:
             await self._handle(self._inbox.popleft())
@@ -102,6 +105,13 @@ class CooperativeLoop(NodeLoop):
     async def _give(self, emission: Emission) -> None:
         while not self._release(emission):
             await self._pause(State.BLOCKED)
+            await self._tell_keys()
+        await self._tell_keys()
+
+    async def _tell_keys(self) -> None:
+        while self._keys:
+            if await self._invoker.key_wanted_async(self._keys.popleft()):
+                self._ask_for_keys()
 
     async def _pause(self, state: State) -> None:
         """Wait until a lane, or anybody else, has something."""
@@ -139,6 +149,10 @@ class CooperativeLoop(NodeLoop):
         self._inbox.appendleft(arrival)
         if self._current is not None and self._current.link is arrival.link:
             self._cancel_work()
+
+    def _key_wanted(self, port: str) -> None:
+        self._keys.append(port)
+        self._woken.set()
 
     def _close_running(self) -> None:
         self._cancel_work()

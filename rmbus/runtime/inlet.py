@@ -13,7 +13,7 @@ from collections import Counter, deque
 from functools import partial
 from typing import Final
 
-from rmbus.errors import Broken, Closed, HostError, NodeError, RmbusError, node_error
+from rmbus.errors import Broken, Closed, FormatError, HostError, NodeError, RmbusError, node_error
 from rmbus.media import Frame
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
@@ -37,18 +37,19 @@ class Inlet:
 
     Args:
         umbilical: of a process that has joined with this one input. pattern: the topics. address: of the host, for
-            errors.
+            errors. takes_latest: whether frames are left out one by one, which encoded video does not bear.
 
     Attributes:
         is_over: whether nothing more comes: the one topic has ended. look_s: see `Intake`.
     """
 
-    def __init__(self, umbilical: Umbilical, pattern: str, address: str) -> None:
+    def __init__(self, umbilical: Umbilical, pattern: str, address: str, *, takes_latest: bool = False) -> None:
         self.is_over = False
         self.look_s: float | None = None
         self._umbilical = umbilical
         self._pattern, self._address = pattern, address
         self._is_single = "*" not in pattern
+        self._takes_latest = takes_latest
         self._memory = NodeMemory(umbilical.send)
         # A segment is let go of after what lies in it: in order with the word that its producer is gone.
         self._memory.on_detach = lambda segment: self._reactor.call_soon(partial(self._memory.forget, segment))
@@ -214,7 +215,13 @@ class Inlet:
         if message.type == lane.Type.MARK and bytes(message.body) == link.token:
             link.mark(end, message.number)
         elif message.type == lane.Type.FRAMES and link.is_up:
-            for arrival in link.receive(message):
+            arrived = link.receive(message)
+            if self._takes_latest and link.is_inter_coded:
+                raise FormatError(
+                    f"{link.topic} carries encoded video, of which `latest` would leave out packets that others need "
+                    "to be decoded: subscribe with drop_oldest(n), or with no delivery"
+                )
+            for arrival in arrived:
                 self._inbox.append(arrival)
                 if arrival.header.kind == Kind.INTERRUPT:
                     self._interrupted(arrival)

@@ -17,7 +17,8 @@ from rmbus.node import Input, Interrupt, Node, Output, Ports, options_of, ports
 from rmbus.pipeline import Pipeline
 from rmbus.runtime.emissions import Converter
 from rmbus.runtime.invoke import Invoker
-from rmbus.runtime.stations import EdgeCount, Link, NodeCount, Station
+from rmbus.runtime.queues import EdgeCount, Link
+from rmbus.runtime.stations import NodeCount, Station
 
 _ONE: Final = reliable(1)
 
@@ -136,10 +137,11 @@ class InlineRun:
         self._draining = False
         for edge in pipeline.edges:
             target = stations[edge.target]
-            link = Link(pipeline.label(edge), edge.resolved_delivery(), target, edge.input)
+            source = stations[edge.source]
+            link = Link(pipeline.label(edge), edge.resolved_delivery(), target, edge.input, source, edge.output)
             self._edges.append(link)
             target.inputs.append(link)
-            stations[edge.source].outputs.setdefault(edge.output, []).append(link)
+            source.outputs.setdefault(edge.output, []).append(link)
         self._feeds = {_key(port): self._feed(port) for port in feeds}
         self._converters = {_key(port): _converter(port) for port in feeds}
         self._collected = [self._collect(port) for port in collects]

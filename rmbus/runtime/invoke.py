@@ -104,6 +104,10 @@ class Invoker:
         """Tell the node that frames which waited were thrown away."""
         self._run(self.node.interrupted())
 
+    def key_wanted(self, port: str) -> bool:
+        """Tell the node that an output's reader waits for a key frame; whether those before it are to be asked too."""
+        return bool(self._awaited(self.node.key_wanted(port)))
+
     def cancel(self) -> None:
         """Cancel the coroutine or async generator that runs now: its emissions end. From any thread."""
         if self._loop is not None:
@@ -151,6 +155,11 @@ class Invoker:
     async def interrupted_async(self) -> None:
         """Tell the node that frames which waited were thrown away."""
         await self._run_async(self.node.interrupted())
+
+    async def key_wanted_async(self, port: str) -> bool:
+        """Tell the node that an output's reader waits for a key frame; whether those before it are to be asked too."""
+        result = self.node.key_wanted(port)
+        return bool(await result if self._kind_of(result) == "coroutine" else result)
 
     async def _run_async(self, result: Any) -> None:
         async for _ in self._values(result):

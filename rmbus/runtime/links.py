@@ -12,7 +12,7 @@ import numpy as np
 from rmbus import formats, media
 from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, MalformedFrame
-from rmbus.media import Frame
+from rmbus.media import Frame, Packet
 from rmbus.protocol import lane
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
 from rmbus.protocol.limits import INLINE_BYTES, MAX_EPOCH, MAX_FRAMES
@@ -25,6 +25,9 @@ from rmbus.transport.memory import Held, Ledger, Lending
 
 LEASE_QUOTA: Final = 16
 """Frames that a consumer may hold in its producer's memory, beside those that wait for it."""
+
+ASK_S: Final = 0.5
+"""A key frame is not asked for more often."""
 
 BATCH_BYTES: Final = 64 * 1024
 """Frames that are due at once go in one message up to this size."""
@@ -91,6 +94,8 @@ class InputLink:
         self._acknowledged: int = 0
         self._last_place = self._finished = self._done = self._told = 0
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
+        self._can_decode: bool | None = None  # the video that comes next; None: what comes is none
+        self._asked_at = -ASK_S
 
     def mark(self, lane_end: Answering, epoch: int) -> None:
         """A producer has shown the edge's token: a link begins.
@@ -129,15 +134,41 @@ class InputLink:
                     frame = self._decode(header, fetched)
                     if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
                         remember(frame, fetched.base)
+                if self._can_decode is not None:
+                    self._look_for_key(frame)
                 self._received += 1
                 arrived.append(Arrival(self, header, place, frame))
             else:
                 if header.kind == Kind.FORMAT:
-                    self._decode = media.decoder(formats.from_wire(header.extra), self.topic)
+                    form = formats.from_wire(header.extra)
+                    self._decode = media.decoder(form, self.topic)
+                    self._can_decode = False if formats.is_inter_coded(form) else None
+                elif self._can_decode and header.kind in (Kind.GAP, Kind.INTERRUPT):
+                    self._can_decode = False
                 arrived.append(Arrival(self, header, place, None))
             place += 1
         self._words[_RECEIVED] = self._received
         return arrived
+
+    @property
+    def is_inter_coded(self) -> bool:
+        """Whether encoded video comes, which cannot be decoded with holes in it."""
+        return self._can_decode is not None
+
+    def want_key(self) -> None:
+        """Ask for a key frame, if this edge carries encoded video; not more often than makes sense."""
+        now = time.monotonic()
+        if self._can_decode is not None and self.lane is not None and now - self._asked_at >= ASK_S:
+            self._asked_at = now
+            self._answer(lane.Message(lane.Type.WANT_KEY, self._last_place))
+
+    def _look_for_key(self, frame: Frame) -> None:
+        """Ask for a key frame where video begins, or goes on behind a gap, without one."""
+        if isinstance(frame, Packet):
+            if frame.key:
+                self._can_decode = True
+            elif not self._can_decode:
+                self.want_key()
 
     def begin(self, arrival: Arrival, now_ns: int) -> None:
         """Count a data frame as delivered: its `process` begins now."""
@@ -209,6 +240,8 @@ class OutputLink:
 
     Attributes:
         shares: whether frames may go by reference. segments: numbers of those that its consumer has mapped.
+        wants_key: whether the consumer cannot decode what comes before the next key frame, by its own word; then
+            `on_key_wanted` is called.
         is_up: whether the mark has come back. is_full: whether the lane takes nothing more just now; then `on_full`
             is called, and `flush` is due when there is room.
     """
@@ -231,6 +264,8 @@ class OutputLink:
         self.shares, self.segments = shares, segments
         self.is_up = self.is_full = False
         self.on_full: Callable[[], None] = _nothing
+        self.wants_key = False
+        self.on_key_wanted: Callable[[], None] = _nothing
         self._words = page.words
         self._token = token
         self._epoch = epoch
@@ -288,7 +323,9 @@ class OutputLink:
             self.mailbox.acknowledge(message.number, lane.unpack_grant(message.body))
             return False
         if kind == lane.Type.WANT_KEY:
-            return False  # a wish; nobody here makes key frames to order
+            self.wants_key = True
+            self.on_key_wanted()
+            return False
         if kind != lane.Type.MARK_BACK or message.number != self._epoch:
             raise MalformedFrame(f"a consumer sent a lane message of type {kind}, number {message.number}")
         self.mailbox.grant(lane.unpack_grant(message.body))

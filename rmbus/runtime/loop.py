@@ -20,6 +20,7 @@ from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.invoke import Emission, Invoker
+from rmbus.runtime.keys import KeyFrames
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import END_S, OutputPort
@@ -90,6 +91,9 @@ class NodeLoop:
         self._has_begun = False
         self._flushed = False
         self._ended = False
+        keys = KeyFrames(self.reactor, self._key_wanted)
+        for port in self._ports.values():
+            keys.watch(port)
         memory.on_detach = self._detach
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
         if outputs:
@@ -390,6 +394,15 @@ class NodeLoop:
             else:
                 kept.append(waiting)
         self._inbox = kept
+
+    def _key_wanted(self, port: str) -> None:
+        """Tell the node that a key frame of an output is wanted, and ask those before it for theirs."""
+        if not self._ended and self._invoker.key_wanted(port):
+            self._ask_for_keys()
+
+    def _ask_for_keys(self) -> None:
+        for link in self._inputs:
+            link.want_key()
 
     def _close_running(self) -> None:
         running, self._running = self._running, None

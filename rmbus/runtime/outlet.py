@@ -98,6 +98,12 @@ class Outlet:
             if not self._may_send:
                 raise HostError(f"the host at {self._address} did not let {self._topic} begin", host=self._address)
 
+    @property
+    def key_wanted(self) -> bool:
+        """Whether somebody who reads the topic waits for a key frame."""
+        with self._lock:
+            return self._port.wants_key
+
     def send(self, value: object) -> None:
         """Send a value to whoever reads the topic.
 

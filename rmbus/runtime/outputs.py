@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from rmbus import formats, media
+from rmbus.delivery import latest
+from rmbus.errors import FormatError
 from rmbus.media import Frame, Packet
 from rmbus.protocol import lane
 from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame
-from rmbus.protocol.limits import INLINE_BYTES
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE, INLINE_BYTES
+from rmbus.runtime.keys import latest_advice
 from rmbus.runtime.links import OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.stamps import memory_of
@@ -31,6 +34,8 @@ class OutputPort:
     Attributes:
         links: its edges.
         keeps_last: whether the last frame is kept for those who come later.
+        on_key_wanted: called when somebody cannot decode what comes before the next key frame, and again with each
+            packet that does not help.
     """
 
     def __init__(self, name: str, memory: NodeMemory, page: Page) -> None:
@@ -47,6 +52,7 @@ class OutputPort:
         self._format_item: Item | None = None
         self._last: tuple[Item, ...] = ()  # the last frame that is kept, behind its format
         self._key: bool | None = None  # whether the packet of video that was sent last is a key; None before the first
+        self.on_key_wanted: Callable[[], None] = _nothing
 
     @property
     def has_room(self) -> bool:
@@ -58,9 +64,15 @@ class OutputPort:
         """Whether everything that left here has been processed, or dropped."""
         return all(link.mailbox.is_settled for link in self.links)
 
+    @property
+    def wants_key(self) -> bool:
+        """Whether somebody waits for a key frame."""
+        return any(link.wants_key or link.mailbox.is_awaiting_key for link in self.links)
+
     def add(self, link: OutputLink, *, last: bool = False) -> None:
         """Take an edge in; it is told the format first, and with `last` the last value, or the last key frame."""
         self.links.append(link)
+        link.on_key_wanted = self._key_wanted
         self._refused.clear()
         kept = self._last if last else ()
         for item in kept:
@@ -69,6 +81,8 @@ class OutputPort:
             link.mailbox.offer(self._format_item)
         if self._key is not None and not (self._key and kept and kept[-1].key):
             link.mailbox.await_key()  # it lacks what the next packet depends on
+            if formats.is_inter_coded(self._format):
+                self.on_key_wanted()
 
     def drop(self, link: OutputLink, reason: str) -> None:
         """The consumer of an edge is gone: what waits for it is dropped; what it still holds is never written again."""
@@ -104,6 +118,8 @@ class OutputPort:
             return
         form = frame.format
         if form is not self._format and form != self._format:
+            if formats.is_inter_coded(form):
+                self._refuse_latest(form)
             self._format = form
             self._format_item = self._control(Kind.FORMAT, formats.to_wire(form))
             self._offer(self._format_item)
@@ -117,6 +133,9 @@ class OutputPort:
         key = bool(extra[0]) if kind == Kind.PACKET and formats.is_inter_coded(form) else None
         if key is not None:
             self._key = key
+            if key:
+                for link in self.links:
+                    link.wants_key = False
         size = len(payload)
         if size <= INLINE_BYTES:
             inline = bytes(payload) if isinstance(payload, Draft) else payload
@@ -128,6 +147,8 @@ class OutputPort:
             self._last = (self._format_item, item)
         for link in self.links:
             link.offer(item)
+        if key is False and self.wants_key:
+            self.on_key_wanted()
 
     def control(self, kind: Kind, extra: Any = None) -> None:
         """Put a control frame in band."""
@@ -185,6 +206,14 @@ class OutputPort:
             self._refused.add(segment)
         return False
 
+    def _key_wanted(self) -> None:
+        self.on_key_wanted()
+
+    def _refuse_latest(self, form: formats.Format) -> None:
+        """Refuse an edge of a pipeline that would leave out single packets of video. A topic's reader harms himself."""
+        if any(link.mailbox.delivery == latest and link.edge < FIRST_TOPIC_EDGE for link in self.links):
+            raise FormatError(latest_advice(self.name, formats.show(form)))
+
     def _reclaim(self) -> None:
         for link in self.links:
             self._spoil(link.lending.reclaim())
@@ -203,6 +232,10 @@ class OutputPort:
     def _offer(self, item: Item) -> None:
         for link in self.links:
             link.offer(item)
+
+
+def _nothing() -> None:
+    return
 
 
 def _is_in(payload: lane.Buffer | Draft, held: Held) -> bool:

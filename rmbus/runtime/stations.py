@@ -1,23 +1,24 @@
-"""The parts of an inline run: the queue of an edge, and a node with its edges."""
+"""A node in an inline run, with its edges."""
 
 from __future__ import annotations
 
 import itertools
+import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import attrs
 
-from rmbus.delivery import Delivery
-from rmbus.errors import NodeError, node_error
+from rmbus.delivery import latest
+from rmbus.errors import FormatError, NodeError, node_error
+from rmbus.formats import show
 from rmbus.media import Frame, own, read_only_advice
 from rmbus.node import Interrupt
 from rmbus.runtime.invoke import Emission, Invoker
-
-_arrivals: Final = itertools.count()
+from rmbus.runtime.keys import KEY_S, latest_advice
+from rmbus.runtime.queues import Link, key_of
 
 
 @attrs.frozen
@@ -28,83 +29,6 @@ class NodeCount:
     frames_in: int
     frames_out: int
     skipped: int = 0
-
-
-@attrs.frozen
-class EdgeCount:
-    """What became of an edge's frames."""
-
-    name: str
-    delivery: str
-    published: int
-    delivered: int
-    dropped: Mapping[str, int]
-    bytes: int
-
-
-@attrs.define(eq=False)
-class Link:
-    """One edge: what waits on it, and the account of it.
-
-    Attributes:
-        target: the station that it feeds, None where it leads out of the pipeline.
-        port: the name of the input, or of the output where it leads out.
-    """
-
-    name: str
-    delivery: Delivery
-    target: Station | None
-    port: str
-    queue: deque[tuple[int, Frame | Interrupt]] = attrs.field(factory=deque[tuple[int, Frame | Interrupt]])
-    published: int = 0
-    delivered: int = 0
-    bytes: int = 0
-    dropped: Counter[str] = attrs.field(factory=Counter[str])
-    ended: bool = False
-    closed: bool = False
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the next frame can be offered."""
-        return self.closed or self.delivery.kind != "reliable" or len(self.queue) < self.delivery.n
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing waits and nothing more comes."""
-        return self.ended and not self.queue
-
-    def offer(self, frame: Frame) -> None:
-        """Put a frame in, and drop what the policy says."""
-        self.published += 1
-        self.bytes += _size(frame)
-        if self.closed:
-            self.dropped["consumer_ended"] += 1
-            return
-        while self.delivery.kind != "reliable" and len(self.queue) >= self.delivery.n:
-            self.queue.popleft()
-            self.dropped["overflow"] += 1
-        self.queue.append((next(_arrivals), frame))
-
-    def take(self) -> Frame | Interrupt:
-        """Take the frame that has waited longest."""
-        _, value = self.queue.popleft()
-        self.delivered += not isinstance(value, Interrupt)
-        return value
-
-    def drop_all(self, reason: str) -> None:
-        """Throw away what waits."""
-        self.dropped[reason] += len(self.queue)
-        self.queue.clear()
-
-    def close(self) -> None:
-        """The reader wants nothing more: drop what waits, and all that comes."""
-        self.drop_all("consumer_ended")
-        self.closed = True
-
-    def count(self) -> EdgeCount:
-        """Return the account."""
-        dropped = {reason: number for reason, number in self.dropped.items() if number}
-        return EdgeCount(self.name, str(self.delivery), self.published, self.delivered, dropped, self.bytes)
 
 
 @attrs.define(eq=False)
@@ -133,6 +57,7 @@ class Station:
     frames_out: int = 0
     skipped: int = 0
     _over: set[str] = attrs.field(factory=set[str])
+    _told_of_keys: dict[str, float] = attrs.field(factory=dict[str, float])
     _given: Counter[str] = attrs.field(factory=Counter[str])
     _sent: Counter[str] = attrs.field(factory=Counter[str])
 
@@ -251,9 +176,31 @@ class Station:
             self._sent[emission.port] += 1
             self.frames_out += 1
             frame = own(emission.value).stamped(seq=number, topic=f"{self.topic}/{emission.port}")
+            key = key_of(frame)
+            if key is not None:
+                self._refuse_latest(frame, emission.port)
             for link in links:
                 link.offer(frame)
+            if key is False and any(link.is_awaiting_key for link in links):
+                self.want_key(emission.port)
         return True
+
+    def want_key(self, port: str) -> None:
+        """Tell the node that a key frame of an output is wanted, and those before it, as often as in processes."""
+        now = time.monotonic()
+        if now - self._told_of_keys.get(port, -KEY_S) < KEY_S:
+            return
+        self._told_of_keys[port] = now
+        with self.user_code():
+            asks_on = self.invoker.key_wanted(port)
+        for link in self.inputs if asks_on else ():
+            if link.carries_video and link.source is not None:
+                link.source.want_key(link.output)
+
+    def _refuse_latest(self, frame: Frame, port: str) -> None:
+        if any(link.delivery == latest for link in self.outputs[port]):
+            with self.user_code():
+                raise FormatError(latest_advice(port, show(frame.format)))
 
     @contextmanager
     def _skipping(self) -> Generator[None]:
@@ -277,15 +224,10 @@ def _tell(link: Link, told: set[int]) -> None:
     """Tell whoever reads an edge that its older frames were thrown away."""
     target = link.target
     if target is None:
-        link.queue.append((next(_arrivals), Interrupt()))
+        link.interrupt()
     elif id(target) not in told and not target.ended:
         told.add(id(target))
         target.stop_running()
         with target.user_code():
             target.invoker.interrupted()
         target.interrupt(None, told)
-
-
-def _size(frame: Frame) -> int:
-    array = getattr(frame, "array", None)
-    return len(getattr(frame, "data", b"")) if array is None else int(array.nbytes)

@@ -18,7 +18,8 @@ from rmbus.node import Input, Interrupt, Node, Output
 from rmbus.pipeline import Pipeline
 from rmbus.runtime.inline import Inline, InlineResult, process_inline, process_inline_async, run_inline
 from rmbus.runtime.invoke import Invoker
-from rmbus.runtime.stations import Link, Station
+from rmbus.runtime.queues import Link
+from rmbus.runtime.stations import Station
 from rmbus.testing import audio, run_node, video
 
 

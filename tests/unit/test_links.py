@@ -421,11 +421,15 @@ def test_what_no_consumer_says_is_refused(message: Message) -> None:
         Producer().link.answered(message)
 
 
-def test_a_wish_for_a_key_frame_is_borne() -> None:
-    """Nobody here makes key frames to order, and an encoder that could would be told otherwise."""
-    producer = Producer().up()
+def test_a_wish_for_a_key_frame_is_passed_on() -> None:
+    """To the output, which is told each time, and forgets it when a key frame has come."""
+    producer, wishes = Producer().up(), [0]
+    producer.link.on_key_wanted = lambda: wishes.append(1)
     assert not producer.link.answered(Message(Type.WANT_KEY, 7))
+    assert not producer.link.answered(Message(Type.WANT_KEY, 8))
     assert producer.link.is_up
+    assert producer.link.wants_key
+    assert sum(wishes) == 2
 
 
 def test_frames_that_are_due_at_once_go_in_one_message() -> None:

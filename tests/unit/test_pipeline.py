@@ -438,3 +438,37 @@ def test_latest_on_encoded_video() -> None:
         reader.packets.to(Sink(), delivery=latest).validate()
     reader.packets.to(Sink(), delivery=drop_oldest(8)).validate()
     reader.video.to(Sink(), delivery=latest).validate()
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted", "fine"),
+    [
+        (Encoded("h264", "mjpeg"), Encoded("mjpeg"), True),
+        (Encoded("h264", "mjpeg"), Encoded("mjpeg", "hevc", "h264"), False),
+        (Encoded(), Encoded("mjpeg"), True),
+        (Encoded("mjpeg"), Any, True),
+        (Any, Encoded("vp9"), False),
+        (Any, Any, True),
+        (Encoded(), Any, False),
+        (Encoded(), Encoded(layout="stereo"), True),
+    ],
+)
+def test_latest_on_what_packets_there_may_be(offered: object, wanted: object, fine: bool) -> None:
+    """What both ends name decides; what neither names shows when it comes."""
+
+    class From(Node):
+        out = Output(offered)
+
+        def process(self) -> None: ...
+
+    class To(Node):
+        frames = Input(wanted)
+
+        def process(self, frame: object) -> None: ...
+
+    pipeline = From().out.to(To(), delivery=latest)
+    if fine:
+        pipeline.validate()
+    else:
+        with pytest.raises(PipelineError, match="would leave out packets"):
+            pipeline.validate()
