@@ -178,8 +178,8 @@ def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: I
         yield "".join(f"seed {seed}, {plan}: {what}\n" for what in wrong)
     left = filter(None, [watchers.left_over(), stage.left_over()])
     yield "".join(f"after {victim}, {point}: {what}\n" for what in left)
-    size = stage.shared_bytes()
-    yield f"after {victim}, {point}: {size} bytes of shared memory are left\n" if size else ""
+    kept = settles(lambda: f"{size} bytes of shared memory" if (size := stage.shared_bytes()) else "", LET_GO_S)
+    yield f"after {victim}, {point}: {kept} are left\n" if kept else ""
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
