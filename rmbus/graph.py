@@ -241,9 +241,10 @@ def _check_edge(edge: Edge, names: Mapping[Node, str]) -> None:
 def _encoded(offered: Format, wanted: Format) -> Format:
     """Return the packets that an edge may carry, as narrowly as its ends tell; Any where none of them names packets."""
     ends = [each for each in (offered, wanted) if isinstance(each, Encoded)]
-    told = [set(each.codecs) for each in ends if each.codecs]
+    told: list[set[str]] = [set(each.codecs) for each in ends if each.codecs]
     layout = next((each.layout for each in ends if each.layout is not None), None)
-    return Encoded(*sorted(set.intersection(*told) if told else ()), layout=layout) if ends else Any
+    common = sorted(codec for codec in told[0] if all(codec in each for each in told)) if told else []
+    return Encoded(*common, layout=layout) if ends else Any
 
 
 def _each_once(nodes: Iterable[Node]) -> tuple[Node, ...]:

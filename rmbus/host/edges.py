@@ -8,17 +8,20 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
 from rmbus.host.peers import FarEnd
 from rmbus.protocol import messages
-from rmbus.protocol.limits import FIRST_TOPIC_EDGE
+from rmbus.protocol.limits import DEFAULT_CREDIT, FIRST_TOPIC_EDGE
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.lanes import fast_pair
 from rmbus.transport.reactor import Reactor
+
+MAX_WINDOW: Final = 128
+"""The greatest window of a reader of a topic."""
 
 
 class HostedEdge:
@@ -189,6 +192,7 @@ class Wiring:
             into=into,
             delivery=wish.delivery,
             n=wish.n,
+            credit=_window(wish),
         )
         return self.join(link, publisher, subscriber, topic=topic, last=wish.last)
 
@@ -275,3 +279,8 @@ def _bridge(gateway: Endpoint, link: messages.Link, path: str, listener: int | N
         gateway.worker.send(messages.Bridge(link, path))
     else:
         gateway.worker.send(messages.Bridge(link, path, listener=0), [listener])
+
+
+def _window(wish: messages.Join) -> int:
+    """Return how many frames may be under way to a reader: of many that may wait, a quarter, since it wakes for each."""
+    return DEFAULT_CREDIT if wish.delivery == "latest" else max(DEFAULT_CREDIT, min(wish.n // 4, MAX_WINDOW))

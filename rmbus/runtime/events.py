@@ -13,10 +13,11 @@ from typing import Any, Final, Self
 import zmq
 
 from rmbus import media
-from rmbus.errors import HostError, RmbusError
+from rmbus.errors import Closed, HostError, RmbusError
 from rmbus.media import Frame
 from rmbus.protocol.published import EVENTS, decode_published, subscription
 from rmbus.runtime.awaiting import awaited
+from rmbus.runtime.forks import own
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import Connection
 from rmbus.transport.sockets import Socket, open_socket
@@ -60,6 +61,13 @@ class EventIntake:
             raise
         if ends is not None:
             self._look(ends)
+        own(self)
+
+    def disown(self) -> None:
+        """Another process has it, of which this one is a child: nothing comes here, and nothing is closed there."""
+        self._is_closed = True
+        self._inbox.clear()
+        self._failure = Closed("these events are another process's: ask for them after the fork, not before")
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from rmbus.errors import Broken, Closed, FormatError, HostError, NodeError, Rmbu
 from rmbus.media import Frame
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
+from rmbus.runtime.forks import own
 from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import Arrival, InputLink
 from rmbus.runtime.memory import NodeMemory
@@ -65,6 +66,18 @@ class Inlet:
         self._beside.add(umbilical.fileno(), self._hear)
         self._thread = threading.Thread(target=self._serve, name=f"rmbus-{pattern}", daemon=True)
         self._thread.start()
+        own(self)
+
+    def disown(self) -> None:
+        """Another process has it, of which this one is a child: nothing comes here, and nothing is closed there."""
+        self._is_closed = True
+        self._inbox.clear()
+        self._failure = Closed(
+            f"the subscription to {self._pattern} is another process's: connect() after the fork, not before"
+        )
+        self._umbilical.disown()
+        for _, end in self._edges.values():
+            end.close()
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -92,7 +105,8 @@ class Inlet:
         Raises:
             HostError: the host is gone. NodeError: the publisher has failed. ProtocolError, Broken: so has its lane.
         """
-        self._finish()
+        if not self._is_closed:
+            self._finish()
         if self._inbox:
             self._look(wait=False)  # a new turn may have come, and drop what is there
         while True:

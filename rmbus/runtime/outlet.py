@@ -12,6 +12,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from rmbus.protocol import messages
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter
+from rmbus.runtime.forks import own
 from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import OutputLink
 from rmbus.runtime.loans import Loan
@@ -71,8 +73,18 @@ class Outlet:
         self._may_send = self._is_ending = self._is_closed = self._is_left = False
         self._reactor.add(umbilical.fileno(), self._hear)
         self._reactor.call_later(TRIM_S, self._trim)
+        self._is_foreign = False
         self._thread = threading.Thread(target=self._serve, name=f"rmbus-{topic}", daemon=True)
         self._thread.start()
+        own(self)
+
+    def disown(self) -> None:
+        """Another process has it, of which this one is a child: nothing is sent from here, and nothing closed there."""
+        self._is_foreign = True
+        self._sending, self._lock = threading.Lock(), threading.RLock()
+        self._umbilical.disown()
+        for _, end in self._lanes.values():
+            end.close()
 
     def begin(self, timeout_s: float) -> None:
         """Wait until whoever has waited for the topic reads it.
@@ -121,7 +133,7 @@ class Outlet:
     def close(self, timeout_s: float) -> None:
         """End the stream, and wait until those who read it have had their time; harmless when it is closed."""
         with self._sending:
-            if self._is_closed:
+            if self._is_closed or self._is_foreign:
                 return
             try:
                 self._finish(timeout_s)
@@ -156,6 +168,8 @@ class Outlet:
                 self._answered(link, end)
 
     def _check(self) -> None:
+        if self._is_foreign:
+            raise Closed(f"the publisher of {self._topic} is another process's: connect() after the fork, not before")
         if self._is_closed:
             raise Closed(f"the publisher of {self._topic} was closed")
         if self._failure:
@@ -268,13 +282,18 @@ class Outlet:
             shares=message.shared,
             epoch=message.epoch,
         )
-        link.on_full = lambda: self._reactor.add_writer(end.source, self._locked(link.flush))
-        if link.is_full:
-            link.on_full()
         self._lanes[link.edge] = link, end
         self._reactor.add(end.source, self._locked(self._answered, link, end))
+        link.on_full = partial(self._watch_room, link, end)
+        if link.is_full:
+            link.on_full()
         if not self._is_closed:
             self._port.add(link, last=message.last)
+
+    def _watch_room(self, link: OutputLink, end: FastLane) -> None:
+        """See to it that what a full lane has kept is sent when there is room; whoever sends may have found it full."""
+        if self._reactor.watches(end.source):
+            self._reactor.add_writer(end.source, self._locked(link.flush))
 
     def _answered(self, link: OutputLink, end: FastLane) -> None:
         """Take what a reader has said; one that says what is no answer harms itself alone."""

@@ -132,6 +132,12 @@ class Umbilical:
         with contextlib.suppress(OSError):  # the other end has gone first
             self._socket.shutdown(socket.SHUT_WR)
 
+    def disown(self) -> None:
+        """Close the descriptor alone, in a forked child: the connection is its parent's, and goes on."""
+        descriptor = self._socket.detach()
+        if descriptor >= 0:  # else it was closed before
+            os.close(descriptor)
+
     def close(self) -> None:
         """Close this end. The other end sees it at once, also where a thread waits here for what comes."""
         with contextlib.suppress(OSError):  # it was cut before

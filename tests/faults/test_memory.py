@@ -1,4 +1,4 @@
-"""No kill harms the data plane: survivors see whole pictures, keep their views, and nothing is left or lost."""
+"""No kill harms the data plane: survivors see whole pictures and keep their views, and nothing is left over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What survivors of a kill, a fork and exhausted descriptors have: each a case of its own that once went wrong."""
+"""Survivors of a kill, of a fork and of exhausted descriptors, each in a case of its own that once went wrong."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_a_dead_producer_has_sent_is_still_taken(stage: Stage) -> None:
 
 
 def test_a_lane_that_was_reset_gives_what_is_in_it() -> None:
-    """The kernel tells of an end that died with something unread before what it has sent; nothing is lost by that."""
+    """An end has died with something unread: the kernel tells that before what it has sent; nothing is lost by it."""
     here, there = map(FastLane, fast_pair())
     for number in (1, 2):
         there.send(lane.Message(lane.Type.FRAMES, number, b"body"))
@@ -250,12 +250,14 @@ def test_processes_of_a_host_of_its_own(name: str) -> None:
     session = Session(
         (head >> middle >> tail) | (head >> aside), on_log=lambda node, host, said, more: lines.extend(said)
     )
-    with pytest.raises(NodeError) as caught, session:  # noqa: PT012  # what is awaited raises where it is seen first
-        pid = session.report().node(name).pid
-        assert ended(pid, time.monotonic() + 10)
+    try:
+        assert ended(session.report().node(name).pid, time.monotonic() + 10)
         goal = session.report().node("aside").frames_in + (ENOUGH if name != "head" else 0)
         assert wait_for(lambda: session.report().node("aside").frames_in >= goal)
-        session.wait(10)
+        with pytest.raises(NodeError) as caught:
+            session.wait(10)
+    finally:
+        session.kill()
     assert caught.value.node == name
     assert "SIGKILL" in str(caught.value)
     assert [line for line in lines if "torn" in line] == []

@@ -836,3 +836,46 @@ def test_events_end_with_their_host(scripts: Scripts) -> None:
     scripts.host.communicate()
     (told,) = script.said()
     assert told.startswith("the events have ended: the host at ipc://")
+
+
+def test_a_fork(scripts: Scripts) -> None:
+    """A child can use nothing that was opened before, is told so, and harms nothing by its end; its parent goes on."""
+    reader = up(
+        scripts.start("""
+            bus = rmbus.connect()
+            numbers = bus.subscribe("numbers", delivery=drop_oldest(50))
+            say("up")
+            say([frame.value for frame in numbers])
+        """)
+    )
+    said = scripts.start("""
+        from rmbus.errors import Closed
+        bus = rmbus.connect()
+        own, numbers = bus.subscribe("numbers", delivery=drop_oldest(50)), bus.publish("numbers")
+        events = bus.subscribe("rmbus/events")
+        numbers.send(1)
+        kept = next(own)
+        past = bus.publish("past"), bus.subscribe("past")
+        for each in past:
+            each.close()
+        if not os.fork():
+            for use in (lambda: numbers.send(2), lambda: next(own), lambda: next(events)):
+                try:
+                    use()
+                except Closed as error:
+                    say(str(error))
+            for each in (numbers, own, bus):
+                each.close()
+            sys.exit()
+        os.wait()
+        for number in (3, 4):
+            numbers.send(number)
+        say([next(own).value, next(own).value, own.dropped])
+    """).said()
+    assert [text.split(":")[0] for text in said[:3]] == [
+        "the publisher of numbers is another process's",
+        "the subscription to numbers is another process's",
+        "these events are another process's",
+    ]
+    assert said[3:] == [[3, 4, {}]]
+    assert reader.said() == [[1, 3, 4]]

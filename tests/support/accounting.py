@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from rmbus import session
-from rmbus.accounts import Accounts
+from rmbus.accounts import Accounts, inline_report, make_report
 from rmbus.plan import Plan
 from rmbus.report import EdgeReport, NodeReport, Report
 from rmbus.runtime.inline import InlineResult
@@ -39,7 +40,6 @@ def audit() -> Generator[list[str]]:
     is at rest, and on no edge of one host is there ever less than nothing under way.
     """
     wrong: list[str] = []
-    kept = {name: vars(session)[name] for name in ("make_report", "inline_report")}
 
     def report(
         plan: Plan,
@@ -50,7 +50,7 @@ def audit() -> Generator[list[str]]:
         *,
         closed: bool,
     ) -> Report:
-        made: Report = kept["make_report"](plan, accounts, nodes, seconds, error, closed=closed)
+        made = make_report(plan, accounts, nodes, seconds, error, closed=closed)
         wrong.extend(open_edges(made.edges, at_rest=closed))
         for edge in plan.edges:
             sides = accounts.edges.get(edge.number, [])
@@ -60,12 +60,9 @@ def audit() -> Generator[list[str]]:
         return made
 
     def inline(result: InlineResult) -> Report:
-        made: Report = kept["inline_report"](result)
+        made = inline_report(result)
         wrong.extend(open_edges(made.edges, at_rest=True))
         return made
 
-    session.__dict__.update(make_report=report, inline_report=inline)
-    try:
+    with patch.object(session, "make_report", report), patch.object(session, "inline_report", inline):
         yield wrong
-    finally:
-        session.__dict__.update(kept)

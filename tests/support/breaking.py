@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from typing import Any, Final
+from unittest.mock import patch
 
 import attrs
 
@@ -114,7 +115,7 @@ def _mapped(call: Reached) -> None:
             if not writable:
                 call()
 
-    node_memory.__dict__["Mapping"] = Mapped
+    patch.object(node_memory, "Mapping", Mapped).start()
 
 
 _WRAPS: Final[dict[str, Callable[[Reached], None]]] = {

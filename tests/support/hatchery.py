@@ -53,7 +53,7 @@ class Order:
     Attributes:
         kind: of node, see `breakable.KINDS`. given: its arguments.
         session, number: the node that it is, or ""; then `inputs` and `outputs` are topics by port.
-        fault: where it dies. spare_files: descriptors that it may open beyond those that it has; -1: any number.
+        fault: where it dies. spare_files: descriptors that it may open beyond those that it has, -1: any number.
     """
 
     kind: str

@@ -25,7 +25,7 @@ Words = NDArray[np.uint64]
 
 
 def paint(stream: int, number: int, size: tuple[int, int] = LARGE) -> NDArray[np.uint8]:
-    """Return a picture, uint8[height, width, 3]: eight bytes by eight another number, of stream, number, place."""
+    """Return a picture, uint8[height, width, 3]: each eight bytes are a number of stream, number and place."""
     picture: NDArray[np.uint8] = _words(stream, number, size).view(np.uint8).reshape(*size, 3)
     return picture
 

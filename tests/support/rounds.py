@@ -1,4 +1,4 @@
-"""Rounds of a fault test: pictures flow, a process is killed at a point, and the others are looked at.
+"""Rounds of a fault test: pictures flow, a process is killed, and what must hold for the others is looked at.
 
 A round returns what did not hold, in words. What happens in it follows from its seed.
 """
@@ -125,13 +125,11 @@ class Watchers:
 
     def left_over(self) -> str:
         """Say what they have beyond what they had after the first round, "" where they have gone back to that."""
-        self.forget()
         return settles(self._beyond, LET_GO_S)
 
     def rebase(self) -> None:
         """Take what they have now, when they have let go of all, for their base."""
-        self.forget()
-        wait_for(lambda: all(_is_bare(census(each.pid)) for each in self.both))
+        wait_for(self._are_bare)
         self.bases = [census(each.pid) for each in self.both]
 
     def close(self) -> None:
@@ -139,14 +137,16 @@ class Watchers:
         for each in self.both:
             each.close()
 
+    def _are_bare(self) -> bool:
+        """Whether they have no segment, and no page but that of their node."""
+        self.forget()
+        has = [census(each.pid) for each in self.both]
+        return all(not each.segments and len(each.pages) == 1 for each in has)
+
     def _beyond(self) -> str:
+        self.forget()  # again and again: an edge is over when its end has been heard of
         pairs = zip(self.both, self.bases, strict=True)
         return "; ".join(f"watcher: {told}" for each, base in pairs if (told := census(each.pid).beyond(base)))
-
-
-def _is_bare(has: Census) -> bool:
-    """Whether a process has no segment and no page but that of its node."""
-    return not has.segments and len(has.pages) == 1
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: I
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
-    """Joined by topics: a painter, a passer, a keeper, and watchers of both. One of the first three dies."""
+    """Joined by topics: a painter, a passer that reads it, a keeper, and watchers. One of the first three dies."""
     source, passed = f"made/{plan.number}", f"passed/{plan.number}"
     orders = {
         CONSUMER: Order("keeper", {"keeps": 12, "forks_at": plan.forks(CONSUMER)}, inputs={"video": source}),

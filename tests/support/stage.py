@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Self
+from unittest.mock import patch
 
 import attrs
 from breakable import Breakable
@@ -96,7 +97,7 @@ class Play:
 def play(
     stage: Stage, pipeline: Pipeline, *, faults: Mapping[str, Fault] | None = None, fast: bool = True
 ) -> Generator[Play]:
-    """Run a pipeline of breakable nodes, each in a process of the stage; kill the session if it still runs."""
+    """Run a pipeline of breakable nodes, each in a process of the stage; at the end kill what still runs of it."""
     cast: dict[str, Hatchling] = {}
 
     def embedded(*, spares: int) -> _Host:
@@ -113,13 +114,8 @@ def play(
         )
         return threading.current_thread()
 
-    replaced = {"EmbeddedHost": embedded, "serve_in_thread": join}
-    kept = {name: getattr(sessions, name) for name in replaced}
-    sessions.__dict__.update(replaced)
-    try:
+    with patch.object(sessions, "EmbeddedHost", embedded), patch.object(sessions, "serve_in_thread", join):
         session = Session(pipeline, here=list(pipeline.nodes), fast=fast)
-    finally:
-        sessions.__dict__.update(kept)
     try:
         yield Play(session, cast)
     finally:
@@ -168,5 +164,5 @@ def open_accounts(of: Hatchling) -> list[str]:
 
 def under_way(account: Mapping[str, Any]) -> int:
     """Return how many frames of an edge are neither delivered nor dropped."""
-    published = int(account["published"]) + int(account["duplicates"])
-    return published - int(account["delivered"]) - int(sum(account["dropped"].values()))
+    dropped: dict[str, int] = account["dropped"]
+    return int(account["published"]) + int(account["duplicates"]) - int(account["delivered"]) - sum(dropped.values())

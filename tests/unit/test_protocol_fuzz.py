@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rmbus.errors import MalformedFrame, ProtocolError, TooLarge
-from rmbus.protocol import frames, lane, limits, manifest, messages
+from rmbus.protocol import frames, lane, limits, manifest, messages, published
 from rmbus.protocol.codec import pack, unpack
 from rmbus.protocol.topics import check_pattern, check_topic, matches
 
@@ -74,6 +74,7 @@ SEEDS = [
     messages.encode(messages.Ok({"edges": [{"latency": {140: 3}}]}), 5),
     messages.encode(messages.Segment("out", 7, 4, 692_224, 0)),
     b"".join(bytes(part) for part in lane.encode(lane.Message(3, 7, b"body", b"payload"))),
+    published.encode_published("a/b", frames.encode_frame(frames.Header(4, 0), b"\xc0")),
     manifest.Manifest("demo:Edges", "cpython-3.11", (manifest.FileEntry("a.py", "0" * 64, 3),)).encode(),
 ]
 
@@ -88,6 +89,8 @@ READERS: list[Callable[[bytes], object]] = [
     messages.decode,
     manifest.decode_manifest,
     lane.unpack_grant,
+    published.decode_published,
+    lambda value: lane.decode_one(memoryview(value)),
     lambda value: lane.decode([memoryview(value)]),
     lambda value: lane.decode([memoryview(value), memoryview(value)]),
 ]
@@ -213,6 +216,21 @@ def test_lane_messages_there_and_back(kind: lane.Type, number: int, body: bytes,
     assert len(parts) == (2 if payload else 1)
     read = lane.decode([memoryview(part) for part in parts])
     assert (read.type, read.number, bytes(read.body), bytes(read.payload)) == (kind, number, body, payload)
+
+
+@given(ENTRIES.filter(lambda entry: isinstance(entry.payload, bytes)))
+def test_published_frames_there_and_back(entry: frames.Entry) -> None:
+    """What was written is what is read, under its topic."""
+    topic, read = published.decode_published(published.encode_published("a/b", written(entry)))
+    assert topic == "a/b"
+    assert repr(read) == repr(_plain(entry))
+
+
+@given(st.sampled_from(lane.Type), st.integers(0, 2**64 - 1), st.binary(max_size=100))
+def test_one_part_is_read_as_by_the_reader_of_all(kind: lane.Type, number: int, body: bytes) -> None:
+    """The quick way and the other read the same."""
+    (part,) = lane.encode(lane.Message(kind, number, body))
+    assert lane.decode_one(memoryview(part)) == lane.decode([memoryview(part)])
 
 
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=9))

@@ -66,7 +66,7 @@ def host() -> Generator[Host]:
     made = Host()
     yield made
     made.close()
-    assert open_files() == before
+    assert open_files() <= before  # what earlier tests had left may have gone meanwhile
 
 
 def open_files() -> int:
