@@ -18,12 +18,19 @@ PATIENCE_S: Final = 30.0
 
 
 def wait_for(mark: Path) -> None:
-    """Wait until somebody has made a mark."""
+    """Wait until somebody has made a mark; the node does nothing else meanwhile."""
+    for _ in waiting_for(mark):
+        continue
+
+
+def waiting_for(mark: Path) -> Iterator[None]:
+    """Wait until somebody has made a mark; the node has time for its lanes meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
     while not mark.exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"nobody has made the mark {mark.name} within {PATIENCE_S:g} s")
         time.sleep(0.002)
+        yield None
 
 
 class Steps(Node):
@@ -43,7 +50,7 @@ class Steps(Node):
             if step == "interrupt":
                 yield Interrupt()
             elif step[0] == "wait":
-                wait_for(step[1])
+                yield from waiting_for(step[1])
             elif step[0] == "mark":
                 step[1].touch()
             else:
