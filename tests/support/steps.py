@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -95,6 +96,14 @@ class Relay(Node):
         return None if self.last is None else make("small", self.last)
 
 
+class Awaits(Node):
+    """Sends on what it is given, from an event loop of its own."""
+
+    async def process(self, frame: Frame) -> Frame:
+        await asyncio.sleep(0)
+        return frame
+
+
 class Late(Node):
     """Sends frames on with 1000 added to their numbers; with the first, which it keeps, it stands still.
 
@@ -185,3 +194,47 @@ class Join(Node):
         yield frame
         if frame.pts in self.marks:
             self.marks[frame.pts].touch()
+
+
+class Few(Node):
+    """Sends on one frame of so many."""
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+
+    def process(self, frame: Frame) -> Frame | None:
+        assert frame.pts is not None
+        return frame if frame.pts % self.of == 0 else None
+
+
+class Pairs(Node):
+    """Waits for both: sends a frame of the left on when one of the same number has come by the right, or the reverse.
+
+    What has no partner yet it holds back, and at the end it forgets it.
+    """
+
+    left = Input()
+    right = Input()
+    out = Output()
+
+    def initialize(self) -> None:
+        self.held: dict[str, dict[int, Frame]] = {"left": {}, "right": {}}
+
+    def process(self, frame: Frame, port: str) -> Frame | None:
+        assert frame.pts is not None
+        other = self.held["right" if port == "left" else "left"]
+        if frame.pts in other:
+            return other.pop(frame.pts)
+        self.held[port][frame.pts] = frame
+        return None
+
+
+class Slowly(Node):
+    """Sends everything on, and takes its time for each frame, or for the first alone."""
+
+    def __init__(self, each_s: float = 0.0, first_s: float = 0.0) -> None:
+        self.each_s, self.first_s = each_s, first_s
+
+    def process(self, frame: Frame) -> Frame:
+        time.sleep(self.each_s + (0 if frame.seq else self.first_s))
+        return frame
