@@ -26,13 +26,14 @@ class Breakable(Node):
         given: the arguments that it was made with, by name.
         line: a descriptor that is closed at the other end when all is over, for what has been forked.
         bad: what was seen of pictures that were not as they should be; it is printed too. seen: pictures, by stream.
-        kept: pictures that are looked at again and again.
+        kept: pictures that are looked at again and again. joined: whether it is on the bus.
     """
 
     def __init__(self, forks_at: int = 0, fault: tuple[str, int] | None = None, **given: float) -> None:
         self.given: dict[str, Any] = {"forks_at": forks_at, **given}
         self.forks_at = forks_at
         self.fault = fault
+        self.joined = False
         self.line = -1
         self.forked: list[int] = []
         self.bad: list[str] = []
@@ -41,6 +42,7 @@ class Breakable(Node):
         self._last: dict[int, int] = {}
 
     def initialize(self) -> None:
+        self.joined = True
         if self.fault is not None:
             breaking.arm(breaking.Fault(*self.fault))
 

@@ -243,7 +243,7 @@ def _answer(line: socket.socket, node: Breakable) -> None:
             os._exit(0)
         elif asked == "look":
             answer = {"bad": node.look_again(), "seen": sum(node.seen.values()), "kept": len(node.kept)}
-            answer["forked"] = node.forked
+            answer |= {"forked": node.forked, "joined": node.joined}
         elif asked == "accounts":
             answer = {"accounts": [each.account() for each in _noted]}
         elif asked == "forget":

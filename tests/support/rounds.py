@@ -16,7 +16,7 @@ from breakable import Keeper, Painter, Passer
 from breaking import OF_CONSUMERS, OF_PRODUCERS, RARE, SENT, Fault
 from census import Census, census, settles
 from hatchery import Hatchling, Order
-from stage import Play, Stage, open_accounts, play, seen, wait_for
+from stage import Play, Stage, has_joined, open_accounts, play, seen, wait_for
 
 from rmbus import NodeError
 from rmbus.errors import RmbusError
@@ -111,6 +111,7 @@ class Watchers:
         made = stage.hatch(Order("keeper", {"keeps": 24}, inputs={"video": "made/*"}))
         passed = stage.hatch(Order("keeper", {"keeps": 12}, inputs={"video": "passed/*"}))
         stage.hatched.clear()
+        assert wait_for(lambda: has_joined(made) and has_joined(passed))
         return cls(made, passed)
 
     @property
@@ -177,8 +178,8 @@ def campaign(stage: Stage, watchers: Watchers, victim: str, point: str, seeds: I
         yield "".join(f"seed {seed}, {plan}: {what}\n" for what in wrong)
     left = filter(None, [watchers.left_over(), stage.left_over()])
     yield "".join(f"after {victim}, {point}: {what}\n" for what in left)
-    size = stage.shared_bytes()
-    yield f"after {victim}, {point}: {size} bytes of shared memory are left\n" if size else ""
+    kept = settles(lambda: f"{size} bytes of shared memory" if (size := stage.shared_bytes()) else "", LET_GO_S)
+    yield f"after {victim}, {point}: {kept} are left\n" if kept else ""
 
 
 def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
@@ -194,7 +195,10 @@ def topics(stage: Stage, watchers: Watchers, plan: Round) -> list[str]:
         ),
     }
     orders[plan.victim] = attrs.evolve(orders[plan.victim], fault=plan.fault)
-    cast = {role: stage.hatch(order) for role, order in orders.items()}
+    cast: dict[str, Hatchling] = {}
+    for role, order in orders.items():  # readers first, for a topic may be over before one has joined that is late
+        cast[role] = stage.hatch(order)
+        assert wait_for(lambda role=role: has_joined(cast[role]))  # type: ignore[misc]
     victim = cast[plan.victim]
     if not victim.dies(10.0):
         return [f"the point was not reached: {[each.outcome(0.1) for each in cast.values()]}"]

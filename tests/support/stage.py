@@ -150,6 +150,14 @@ def seen(of: Hatchling) -> int:
         return 0
 
 
+def has_joined(of: Hatchling) -> bool:
+    """Whether a process is on the bus, or was."""
+    try:
+        return bool(of.ask("look")["joined"])
+    except Dead:
+        return True
+
+
 def open_accounts(of: Hatchling) -> list[str]:
     """Say which of a process's edges have an account that does not close: published and not delivered, nor dropped."""
     told: list[str] = []
