@@ -26,6 +26,7 @@ class CooperativeLoop(NodeLoop):
         self._limit: asyncio.Timeout | None = None
         self._over: deque[str] = deque()
         self._keys: deque[str] = deque()
+        self._looked = 0
         self._invoker.run_in_loop(self._drive)
 
     async def _drive(self) -> None:
@@ -34,19 +35,20 @@ class CooperativeLoop(NodeLoop):
         loop.add_reader(self.reactor.fileno(), self._readable)
         self._tick()
         try:
-            look = 0
             while not self.is_over:
-                if self.is_due(look):
-                    await asyncio.sleep(0)  # the node's other tasks have their turn
-                    self._serve()
-                    look = now_ns()
+                await self._look_around()
                 if not await self._advance():
                     await self._pause(State.WAITING)
-                    look = now_ns()
             self._set_state(State.ENDED, now_ns())
         finally:
             loop.remove_reader(self.reactor.fileno())
             self._timer.cancel()
+
+    async def _look_around(self) -> None:
+        """Serve the lanes, and let the node's other tasks have their turn, when it is time for that."""
+        if self.is_due(self._looked):
+            await asyncio.sleep(0)
+            self._serve()
 
     async def _advance(self) -> bool:
         """Do one thing, if there is one to do."""
@@ -106,6 +108,7 @@ class CooperativeLoop(NodeLoop):
         while not self._release(emission):
             await self._pause(State.BLOCKED)
             await self._tell_keys()
+        await self._look_around()  # it may await nothing of itself
         await self._tell_keys()
 
     async def _tell_keys(self) -> None:
@@ -134,6 +137,7 @@ class CooperativeLoop(NodeLoop):
         except BaseException as error:  # noqa: BLE001  # raised by `_advance`, in the task that everybody waits for
             self._failure = error
             self._cancel_work()
+        self._looked = now_ns()
         if len(self._inbox) != before:
             self._woken.set()
 

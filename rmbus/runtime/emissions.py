@@ -28,6 +28,10 @@ class Emission(NamedTuple):
     value: Frame | Interrupt
 
 
+NOTHING: Final = Emission("", Interrupt())
+"""What a node gives that has nothing to give: no output is meant."""
+
+
 class Converter:
     """Makes emissions of values, and keeps the time of outputs that count for themselves."""
 

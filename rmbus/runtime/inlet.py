@@ -196,10 +196,9 @@ class Inlet:
     # --- lanes and orders, while a frame is waited for ---------------------------------------------------------------
 
     def _read(self, link: InputLink, end: FastLane) -> None:
-        """Take one message off a lane."""
+        """Take all that has come on a lane, which is as much as the window: a new turn may be behind the rest."""
         try:
-            message = end.receive()
-            if message is not None:
+            while (message := end.receive()) is not None:
                 self._arrive(link, end, message)
         except Closed:
             self._reactor.remove(end.source)  # the host will say so too

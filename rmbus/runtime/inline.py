@@ -57,6 +57,7 @@ class Inline:
         try:
             for node in pipeline.nodes:
                 invoker = self._invokers[node] = Invoker(node)
+                invoker.breathe()
                 invoker.join(*self._joined(node))
                 with self._station(node).user_code():
                     invoker.initialize()

@@ -20,7 +20,7 @@ from typing import Any
 from rmbus.media import Frame, bare
 from rmbus.node import LENDER, Node, Ports, call_of, ports
 from rmbus.protocol.limits import INLINE_BYTES
-from rmbus.runtime.emissions import Converter, Emission
+from rmbus.runtime.emissions import NOTHING, Converter, Emission
 from rmbus.runtime.eventloop import EventLoop
 from rmbus.runtime.loans import Loan, model_of
 from rmbus.stamps import memory_of
@@ -58,11 +58,16 @@ class Invoker:
         self._kinds: dict[type, str] = {}
         self._origin: Frame | None = None
         self._room: Callable[[str, int], Held | None] = _no_room
+        self._breathes = False
         node.__dict__[LENDER] = self._lend
 
     def lend_from(self, room: Callable[[str, int], Held | None]) -> None:
         """Take what `loan` lends from shared memory: `room` returns some for an output and a size, or None."""
         self._room = room
+
+    def breathe(self) -> None:
+        """Let a None that a generator yields come out as `NOTHING`, so that whoever pulls has time for other things."""
+        self._breathes = True
 
     def forget(self) -> None:
         """Let go of the content of the last input frame; `flush` needs its header alone."""
@@ -173,6 +178,8 @@ class Invoker:
                     yield self._lent.popleft()
                 if emission is not None:
                     yield emission
+                elif self._breathes:
+                    yield NOTHING
 
     async def _values(self, result: Any) -> AsyncGenerator[Any]:
         """Return what a call gives, one by one, whatever its kind; None at the end, for what was lent last."""
@@ -260,6 +267,8 @@ class Invoker:
                     yield lent.popleft()
                 if emission is not None:
                     yield emission
+                elif self._breathes:
+                    yield NOTHING
         finally:
             close = getattr(steps, "close", None)
             if close is not None:

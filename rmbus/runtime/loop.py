@@ -95,6 +95,7 @@ class NodeLoop:
         for port in self._ports.values():
             keys.watch(port)
         memory.on_detach = self._detach
+        invoker.breathe()
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
         if outputs:
             self.reactor.call_later(TRIM_S, self._trim)

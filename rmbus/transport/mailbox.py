@@ -76,6 +76,7 @@ class Mailbox:
         self._frames = 0
         self._bytes = 0
         self._gap = 0
+        self._in_force: Item | None = None  # the format before what would be sent to the next consumer
         self._awaiting_key = self._has_packets = False
         self._sent = 0
         self._granted = 0
@@ -168,7 +169,10 @@ class Mailbox:
         self._acknowledged = max(self._acknowledged, min(place, self.place))
         kept = self._sent_items
         while kept and kept[0][0] <= self._acknowledged:
-            _settle(kept.popleft()[1])
+            item = kept.popleft()[1]
+            if item.kind == Kind.FORMAT:
+                self._in_force = item
+            _settle(item)
         self.grant(granted)
 
     def take(self) -> Item | None:
@@ -194,6 +198,8 @@ class Mailbox:
             self._words[Edge.ENDED] = 1
         if self._sent_items is not None:
             self._sent_items.append((self.place, item))
+        elif item.kind == Kind.FORMAT:
+            self._in_force = item
         return item
 
     def interrupt(self, item: Item) -> None:
@@ -214,7 +220,8 @@ class Mailbox:
         Without `resends` it is dropped, as lost with the consumer. Places and grants begin anew.
 
         Args:
-            introduction: the format, which it must be told first.
+            introduction: the format, which it must be told first, where this edge has been told none: else that is the
+                one which was in force before what comes first now, and others may have followed.
         """
         again: list[Item] = []
         if self._sent_items is None:
@@ -232,8 +239,9 @@ class Mailbox:
         self._frames += resent
         self._bytes += sum(item.size for item in again)
         self.place = self._acknowledged = self._sent = self._granted = 0
-        if introduction is not None and not (again and again[0].kind == Kind.FORMAT):
-            again.insert(0, introduction)
+        form = self._in_force or introduction
+        if form is not None and not (again and again[0].kind == Kind.FORMAT):
+            again.insert(0, form)
         self._queue.extendleft(reversed(again))
 
     def close(self, reason: str) -> None:

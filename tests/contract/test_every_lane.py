@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from contract import LaneCase, edge_of, every_lane, note, numbers, run
 from kinds import KINDS
-from steps import Join, Late, Relay, Steps, Take
+from steps import Awaits, Join, Late, Relay, Steps, Take
 
 from rmbus import Session, drop_oldest, latest, reliable
 from rmbus.runtime.links import LEASE_QUOTA
@@ -34,7 +34,7 @@ def test_every_frame_arrives_as_it_was(lane: LaneCase, tmp_path: Path) -> None:
     source = Steps([(KINDS[number % len(KINDS)], number) for number in range(count)])
     relay = Relay(("forward", "copy", "stamp", "loan"), last=count)
     behind = Take(tmp_path / "behind", [*KINDS * 5, "small"], keeps=True).options(name="behind")
-    pipeline = source >> relay >> behind
+    pipeline = source >> relay >> Awaits() >> behind
     for n in range(4):
         end = Take(tmp_path / f"end{n}", KINDS, keeps=n % 2 == 0).options(name=f"end{n}")
         pipeline = pipeline | source["out"].to(end, delivery=reliable(1 + 3 * n))
@@ -43,7 +43,7 @@ def test_every_frame_arrives_as_it_was(lane: LaneCase, tmp_path: Path) -> None:
         assert note(tmp_path / f"end{n}")["seen"] == [[number, number] for number in range(count)]
         assert note(tmp_path / f"end{n}")["told"] == ["frames ended", "flush"]
     assert numbers(tmp_path / "behind") == [*range(count + 1)]
-    assert [edge.lane for edge in report.edges] == [lane.told] * 6
+    assert [edge.lane for edge in report.edges] == [lane.told] * 7
     assert report.dropped == {}
     assert all((edge.shared > 0) == lane.shared for edge in report.edges)
 

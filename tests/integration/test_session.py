@@ -22,6 +22,7 @@ from streams import (
     Odd,
     Pair,
     Pictures,
+    Poll,
     Reuse,
     Shout,
     Spark,
@@ -188,6 +189,13 @@ def test_duration_drains() -> None:
     report = (Count(100_000, every_s=0.002) >> Take()).run(duration_s=0.3)
     check_account(report)
     assert 20 < report.frames < 2000
+    assert all(node.state == "ended" for node in report.nodes)
+
+
+def test_a_source_that_waits_drains() -> None:
+    """It yields None meanwhile, so that it can be told to end."""
+    report = (Poll() >> Take()).run(duration_s=0.1)
+    assert report.frames == 0
     assert all(node.state == "ended" for node in report.nodes)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,3 +68,15 @@ def note(path: Path) -> dict[str, Any]:
 def numbers(path: Path) -> list[int]:
     """Return the numbers of the frames that a `Take` was given."""
     return [number for number, _ in note(path)["seen"]]
+
+
+@contextmanager
+def own_run_folder(patch: pytest.MonkeyPatch, folder: Path) -> Generator[Path]:
+    """Let the hosts of a test be found by nobody else, nor anybody else's by it; they leave nothing in their folder."""
+    runs = Path(tempfile.mkdtemp(prefix="rmbus-test-", dir="/tmp"))  # the path of a socket must be short
+    patch.setenv("XDG_RUNTIME_DIR", str(runs))
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    yield runs
+    left = [str(path) for path in runs.rglob("*")]
+    shutil.rmtree(runs)
+    assert not left, f"files of the run are left: {left}"

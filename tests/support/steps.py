@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -18,12 +19,19 @@ PATIENCE_S: Final = 30.0
 
 
 def wait_for(mark: Path) -> None:
-    """Wait until somebody has made a mark."""
+    """Wait until somebody has made a mark; the node does nothing else meanwhile."""
+    for _ in waiting_for(mark):
+        continue
+
+
+def waiting_for(mark: Path) -> Iterator[None]:
+    """Wait until somebody has made a mark; the node has time for its lanes meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
     while not mark.exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"nobody has made the mark {mark.name} within {PATIENCE_S:g} s")
         time.sleep(0.002)
+        yield None
 
 
 class Steps(Node):
@@ -43,7 +51,7 @@ class Steps(Node):
             if step == "interrupt":
                 yield Interrupt()
             elif step[0] == "wait":
-                wait_for(step[1])
+                yield from waiting_for(step[1])
             elif step[0] == "mark":
                 step[1].touch()
             else:
@@ -86,6 +94,14 @@ class Relay(Node):
 
     def flush(self) -> Any:
         return None if self.last is None else make("small", self.last)
+
+
+class Awaits(Node):
+    """Sends on what it is given, from an event loop of its own."""
+
+    async def process(self, frame: Frame) -> Frame:
+        await asyncio.sleep(0)
+        return frame
 
 
 class Late(Node):
@@ -178,3 +194,47 @@ class Join(Node):
         yield frame
         if frame.pts in self.marks:
             self.marks[frame.pts].touch()
+
+
+class Few(Node):
+    """Sends on one frame of so many."""
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+
+    def process(self, frame: Frame) -> Frame | None:
+        assert frame.pts is not None
+        return frame if frame.pts % self.of == 0 else None
+
+
+class Pairs(Node):
+    """Waits for both: sends a frame of the left on when one of the same number has come by the right, or the reverse.
+
+    What has no partner yet it holds back, and at the end it forgets it.
+    """
+
+    left = Input()
+    right = Input()
+    out = Output()
+
+    def initialize(self) -> None:
+        self.held: dict[str, dict[int, Frame]] = {"left": {}, "right": {}}
+
+    def process(self, frame: Frame, port: str) -> Frame | None:
+        assert frame.pts is not None
+        other = self.held["right" if port == "left" else "left"]
+        if frame.pts in other:
+            return other.pop(frame.pts)
+        self.held[port][frame.pts] = frame
+        return None
+
+
+class Slowly(Node):
+    """Sends everything on, and takes its time for each frame, or for the first alone."""
+
+    def __init__(self, each_s: float = 0.0, first_s: float = 0.0) -> None:
+        self.each_s, self.first_s = each_s, first_s
+
+    def process(self, frame: Frame) -> Frame:
+        time.sleep(self.each_s + (0 if frame.seq else self.first_s))
+        return frame

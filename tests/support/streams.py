@@ -27,6 +27,15 @@ class Count(Node):
                 time.sleep(self.every_s)
 
 
+class Poll(Node):
+    """A source that has nothing to give, as a camera that is covered."""
+
+    def process(self) -> Iterator[None]:
+        while True:
+            yield None
+            time.sleep(0.01)
+
+
 class Double(Node):
     def process(self, frame: Any) -> Any:
         return 2 * frame.value

@@ -16,7 +16,7 @@ from rmbus.formats import Audio, Video
 from rmbus.media import AudioFrame, Data, VideoFrame
 from rmbus.node import Input, Interrupt, Node, Output
 from rmbus.pipeline import Pipeline
-from rmbus.runtime.inline import Inline, InlineResult, process_inline, process_inline_async, run_inline
+from rmbus.runtime.inline import Inline, InlineResult, Turn, process_inline, process_inline_async, run_inline
 from rmbus.runtime.invoke import Invoker
 from rmbus.runtime.queues import Link
 from rmbus.runtime.stations import Station
@@ -811,3 +811,16 @@ def test_audio() -> None:
     assert whole[0] == pytest.approx(expected, abs=1e-5)
     assert isinstance(frames[0], AudioFrame)
     assert frames[0].layout == "stereo"
+
+
+def test_a_source_that_waits_can_be_stopped() -> None:
+    """It yields None meanwhile, and so gives time for others, and for the end of the run."""
+
+    class Polls(Node):
+        def process(self) -> Iterator[None]:
+            while True:
+                yield None
+
+    run = Inline(Polls() >> Keep()).begin(duration_s=0.02)
+    while run.advance() is not Turn.ENDED:
+        continue

@@ -435,6 +435,24 @@ def test_named_outputs(output: Callable[[Two], Port]) -> None:
     assert emission.port == "boxes"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_gives_time_for_other_things(is_async: bool) -> None:
+    """Each None that a generator yields comes out, where whoever pulls wants that, and belongs to no output."""
+
+    class Polls(Node):
+        def process(self) -> Any:
+            yield from [None, 1, None]
+
+    class PollsAsync(Node):
+        async def process(self) -> Any:
+            for value in (None, 1, None):
+                yield value
+
+    with Caller(PollsAsync() if is_async else Polls()) as invoker:
+        invoker.breathe()
+        assert [emission.port for emission in invoker.source()] == ["", "out", "", ""]  # the last is what it returned
+
+
 def test_named_interrupt_and_nothing() -> None:
     """An interrupt may be for a named output; None is nothing there too."""
     (emission,) = given(Two(lambda node: (node.shown, Interrupt())), port="frames")

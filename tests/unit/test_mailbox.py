@@ -501,6 +501,22 @@ def test_the_format_is_told_once_where_it_is_sent_again_itself() -> None:
         assert [header.extra for header in headers(take_all(box))] == ["its own", None]
 
 
+@pytest.mark.parametrize(("resends", "wanted"), [(True, ["one", 0, "two", 1, 2]), (False, ["two", 2])])
+def test_what_is_sent_to_the_next_consumer_comes_behind_its_own_format(resends: bool, wanted: list[object]) -> None:
+    """Formats may have changed since; each frame has the one in front that it was offered behind."""
+    with box_of(reliable(4), granted=2, resends=resends) as (box, _):
+        box.offer(control(Kind.FORMAT, extra="one"))
+        box.offer(data(0))
+        box.offer(control(Kind.FORMAT, extra="two"))
+        for seq in (1, 2):
+            box.offer(data(seq))
+        assert len(take_all(box)) == 4
+        box.acknowledge(1, 2)
+        box.begin_epoch(control(Kind.FORMAT, extra="three"))
+        box.grant(9)
+        assert [header.extra or header.seq for header in headers(take_all(box))] == wanted
+
+
 def test_whoever_waits_for_a_frame_is_told_when_it_is_processed_or_given_up() -> None:
     """Acknowledged, dropped by the policy, interrupted, or left behind by a consumer that went: each once."""
     told: list[int] = []
