@@ -282,5 +282,5 @@ def _bridge(gateway: Endpoint, link: messages.Link, path: str, listener: int | N
 
 
 def _window(wish: messages.Join) -> int:
-    """Return how many frames may be under way to a reader: of many that may wait, a quarter, since it wakes for each."""
+    """Return how many frames may be under way to a reader: a quarter of what may wait, so that it wakes for several."""
     return DEFAULT_CREDIT if wish.delivery == "latest" else max(DEFAULT_CREDIT, min(wish.n // 4, MAX_WINDOW))
