@@ -72,16 +72,20 @@ class HostedEdge:
         """Return the account, as it stands. What has left an edge is read first: so it is never more than came in."""
         words = self.page.words
         delivered, dropped = words[counters.Edge.DELIVERED], self.page.dropped()
+        published, duplicates = words[counters.Edge.PUBLISHED], words[counters.Edge.DUPLICATES]
+        over = delivered + sum(dropped.values()) - published - duplicates
+        if over > 0:
+            dropped = _without_begun(dropped, over)
         return {
             "edge": self.link.edge,
             "producer": self.link.producer,
             "consumer": self.link.consumer,
-            "published": words[counters.Edge.PUBLISHED],
+            "published": published,
             "bytes": words[counters.Edge.BYTES],
             "delivered": delivered,
             "shared": words[counters.Edge.SHARED],
             "pinned": words[counters.Edge.PINNED],
-            "duplicates": words[counters.Edge.DUPLICATES],
+            "duplicates": duplicates,
             "blocked_since": words[counters.Edge.BLOCKED_SINCE],
             "began": words[counters.Edge.BEGAN],
             "dropped": dropped,
@@ -106,6 +110,19 @@ class HostedEdge:
         if self.kept is not None:
             self.kept.close()
             self.kept = None
+
+
+def _without_begun(dropped: dict[str, int], begun: int) -> dict[str, int]:
+    """Return what was dropped without the frames that a consumer has begun with after its producer gave them up.
+
+    A consumer whose host is lost, or whose session is being killed, is told of as gone a moment before it is.
+    """
+    rest = dict(dropped)
+    for reason in ("consumer_died", "consumer_ended"):
+        taken = min(begun, rest.get(reason, 0))
+        begun -= taken
+        rest[reason] = rest.get(reason, 0) - taken
+    return {reason: count for reason, count in rest.items() if count}
 
 
 def _sparse(histogram: list[int]) -> dict[int, int]:

@@ -32,7 +32,7 @@ def main() -> int:
     else:
         result = traffic.run(seconds=given.minutes * 60, interval_s=given.interval, seed=given.seed)
     print("\n" + result.text)
-    if given.write is not None:
+    if given.write is not None and result.is_whole:
         command = shlex.join(["scripts/soak", *sys.argv[1:]])
         writing.write(given.write, given.kind, f"{writing.circumstances(command, result.seconds)}\n\n{result.text}")
     return 0 if result.holds else 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Final
 
 from rounds import CASES, campaign, theatre
 
 from soaking.writing import Result, table
+
+INTERRUPTED: Final = "by an interrupt"
 
 
 def run(*, rounds: int, seed: int, at_most_s: float) -> Result:
@@ -34,7 +37,7 @@ def run(*, rounds: int, seed: int, at_most_s: float) -> Result:
                 if ended_early:
                     break
     except KeyboardInterrupt:
-        ended_early = "by an interrupt"
+        ended_early = INTERRUPTED
         print("interrupted", file=sys.stderr)
     return _result(rows, wrong, ended_early, time.monotonic() - began)
 
@@ -50,4 +53,4 @@ def _result(rows: list[tuple[object, ...]], wrong: list[str], ended_early: str, 
     if ended_early:
         told.append(f"The run was ended early, {ended_early}: it says nothing of the rest.")
     told += ["```\n" + "".join(wrong)[:20_000] + "```"] if wrong else []
-    return Result("\n\n".join(told), not wrong and not ended_early, seconds)
+    return Result("\n\n".join(told), not wrong and not ended_early, seconds, ended_early != INTERRUPTED)

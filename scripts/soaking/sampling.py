@@ -54,7 +54,7 @@ class Sampler:
         self.gone: list[str] = []
         self.moments = 0
         self._quiet: dict[str, list[Sample]] = {}
-        self._all: dict[str, list[Sample]] = {}
+        self._highest: dict[str, Sample] = {}
 
     def take(self, *, quiet: bool = False) -> None:
         """Take one sample of each process; of one that has ended it is noted that it has."""
@@ -66,7 +66,7 @@ class Sampler:
                 self.gone.append(name)
                 del self.pids[name]
                 continue
-            self._all.setdefault(name, []).append(sample)
+            self._highest[name] = _higher(self._highest.get(name, sample), sample)
             if quiet:
                 self._quiet.setdefault(name, []).append(sample)
 
@@ -87,7 +87,7 @@ class Sampler:
             cells = [name]
             for field in TOLERANCE:
                 first, last = _ends(samples, field)
-                highest = max(float(getattr(sample, field)) for sample in self._all[name])
+                highest = float(getattr(self._highest[name], field))
                 cells.append(f"{_shown(field, first)} → {_shown(field, last)} ({_shown(field, highest)})")
             rows.append(cells)
         return table(("process", "RSS", "PSS", "descriptors", "segments", "threads"), rows)
@@ -108,6 +108,10 @@ def _sample(pid: int) -> Sample:
         memory[name] = int(value.split()[0]) * 1024
     has = census(pid)
     return Sample(memory["Rss"], memory["Pss"], has.descriptors.total(), len(has.segments), has.threads)
+
+
+def _higher(one: Sample, other: Sample) -> Sample:
+    return Sample(*map(max, attrs.astuple(one), attrs.astuple(other)))
 
 
 def _ends(samples: Sequence[Sample], field: str) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def run(*, seconds: float, interval_s: float, seed: int) -> Result:
     sampler = Sampler()
     wrong: list[str] = []
     told: list[str] = []
-    ended_early = False
+    interrupted = False
     with audit() as open_accounts:
         try:
             with theatre() as (stage, watchers), ExitStack() as stack:
@@ -53,7 +53,7 @@ def run(*, seconds: float, interval_s: float, seed: int) -> Result:
                 watchers.forget()
                 wrong += filter(None, [watchers.left_over(), stage.left_over()])
         except KeyboardInterrupt:
-            ended_early = True
+            interrupted = True
             print("interrupted", file=sys.stderr)
         except (RmbusError, TimeoutError) as error:
             wrong.append(f"{type(error).__name__}: {error}")
@@ -64,7 +64,7 @@ def run(*, seconds: float, interval_s: float, seed: int) -> Result:
     wrong += [f"processes are left: {left}"] if left else []
     for line in wrong:
         print(f"WRONG: {line}", flush=True)
-    return _result(sampler, told, wrong, time.monotonic() - began, interval_s, ended_early=ended_early)
+    return _result(sampler, told, wrong, time.monotonic() - began, interval_s, interrupted=interrupted)
 
 
 def _go_on(
@@ -196,7 +196,7 @@ def _accounts(reports: dict[str, Report], hands: list[Hatchling]) -> str:
 
 
 def _result(
-    sampler: Sampler, told: list[str], wrong: list[str], seconds: float, interval_s: float, *, ended_early: bool
+    sampler: Sampler, told: list[str], wrong: list[str], seconds: float, interval_s: float, *, interrupted: bool
 ) -> Result:
     parts = [
         "Four sessions of real processes run all the time (large and small frames, every delivery, slow readers, with "
@@ -209,12 +209,11 @@ def _result(
         f"{interval_s:g} s. Allowed growth: {sampler.tolerance()}.",
         sampler.table(),
         *told[1:],
-        "All is flat, every picture was whole, and every account closes."
-        if not wrong and not ended_early
-        else f"{len(wrong)} things did not hold."
-        + (" The run was interrupted." if ended_early else "")
-        + "\n\n```\n"
-        + "\n".join(wrong)[:20_000]
-        + "\n```",
     ]
-    return Result("\n\n".join(parts), not wrong and not ended_early, seconds)
+    if interrupted:
+        parts.append("The run was interrupted.")
+    elif not wrong:
+        parts.append("All is flat, every picture was whole, and every account closes.")
+    if wrong:
+        parts.append(f"{len(wrong)} things did not hold:\n\n```\n" + "\n".join(wrong)[:20_000] + "\n```")
+    return Result("\n\n".join(parts), not wrong and not interrupted, seconds, not interrupted)

@@ -32,11 +32,13 @@ class Result:
 
     Attributes:
         text: for people, in markdown. holds: whether all held that must. seconds: how long it took.
+        is_whole: whether it was not interrupted, and may be written down.
     """
 
     text: str
     holds: bool
     seconds: float
+    is_whole: bool = True
 
 
 def write(path: Path, kind: str, text: str) -> None:

@@ -126,6 +126,23 @@ def test_an_account_is_what_the_page_says() -> None:
         edge.close()
 
 
+@pytest.mark.parametrize(
+    ("delivered", "told"),
+    [(7, {"overflow": 1, "consumer_died": 2}), (8, {"overflow": 1, "consumer_died": 1}), (9, {"overflow": 1})],
+)
+def test_a_frame_is_not_lost_and_delivered(delivered: int, told: dict[str, int]) -> None:
+    """A consumer that is told of as dead begins with what its producer has given up: that was not lost."""
+    edge = edge_between(Process(), Process())
+    try:
+        edge.page.words[Edge.PUBLISHED] = 10
+        edge.page.drop("overflow")
+        edge.page.drop("consumer_died", 2)
+        edge.page.words[Edge.DELIVERED] = delivered
+        assert edge.report()["dropped"] == told
+    finally:
+        edge.close()
+
+
 # --- what its ends are told -------------------------------------------------------------------------------------------
 
 
