@@ -99,10 +99,12 @@ def test_a_new_turn_takes_away_the_old_one_and_nothing_else(lane: LaneCase, tmp_
     pipeline = source["out"].to(ends[0], delivery=reliable(80)) | source["out"].to(relay, delivery=reliable(80))
     report = run(pipeline | relay["out"].to(ends[1], delivery=reliable(80)), lane)
     lost = [edge.dropped.get("interrupted", 0) for edge in report.edges]
-    for n, dropped in enumerate([lost[0], lost[1] + lost[2]]):
-        assert numbers(tmp_path / f"end{n}") == [*range(40 - dropped), *range(100, 130)]
+    sent_on = report.edges[2].published - 30
+    assert sent_on in (40 - lost[1], 39 - lost[1])  # the relay may have had one in hand, and have stopped with it
+    for n, old in enumerate([40 - lost[0], sent_on - lost[2]]):
+        assert numbers(tmp_path / f"end{n}") == [*range(old), *range(100, 130)]
         assert note(tmp_path / f"end{n}")["told"] == ["interrupted", "frames ended", "flush"]
-        assert dropped == 39 or not lane.fast
+        assert old == 1 or not lane.fast
 
 
 @every_lane

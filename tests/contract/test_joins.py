@@ -51,7 +51,7 @@ def test_a_branch_that_passes_little_on(lane: LaneCase, tmp_path: Path) -> None:
 def test_a_branch_that_drops_most(delivery: Delivery, tmp_path: Path) -> None:
     """It is slow, and its edge drops; the join waits for pairs, and gets those that there are. The other loses none."""
     lane = LANES[0]
-    source, slow, pairs = Steps(small(150), every_s=0.001), Slowly(0.01), Pairs()
+    source, slow, pairs = Steps(small(150), every_s=0.001), Slowly(0.03), Pairs()
     pipeline = source["out"].to(pairs.left, delivery=reliable(1)) | source["out"].to(slow, delivery=delivery)
     pipeline = pipeline | slow["out"].to(pairs.right, delivery=reliable(1))
     report = run(pipeline | pairs["out"].to(Take(tmp_path / "note"), delivery=reliable(1)), lane)
