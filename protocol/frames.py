@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
@@ -80,7 +80,9 @@ def _array_head(count: int) -> bytes:
     return bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
 
 
-_pack: Final = msgpack.Packer().pack
+pack_frame: Final = cast("Callable[[tuple[Any, ...]], bytes]", msgpack.Packer().pack)
+"""Encode the ten elements of a frame that are known to be in their ranges."""
+
 _ENTRY: Final = _array_head(10)
 _UNTICKETED: Final = len(_ENTRY) + 1
 _TICKETED: Final = [_ENTRY + msgpack.packb(ticket) for ticket in range(TICKETS + 1)]
@@ -94,7 +96,7 @@ def encode_frame(header: Header, payload: Payload | bytearray | memoryview = b""
         MalformedFrame: a value in it cannot be written: a number beyond 64 bits, say. TooLarge: its header is.
     """
     try:
-        data: bytes = _pack((0, *header, payload))
+        data: bytes = pack_frame((0, *header, payload))
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedFrame(f"a frame cannot travel with the header {header!r:.300}: {error}") from error
     if len(data) > MAX_HEADER_BYTES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rmbus.errors import MalformedFrame, TooLarge
 from rmbus.protocol.codec import named
@@ -43,6 +43,7 @@ class Message(NamedTuple):
     payload: Buffer = b""
 
 
+_FRAMES: Final = int(Type.FRAMES)
 _PREFIX = struct.Struct("<BBHQ")
 _GRANT = struct.Struct("<Q")
 PREFIX_BYTES = _PREFIX.size
@@ -66,7 +67,7 @@ def encode(message: Message) -> list[Buffer]:
 
 def encode_frames(number: int, body: bytes) -> bytes:
     """Return the one part of a message of frames that carry their payloads, or say where those lie."""
-    return _PREFIX.pack(Type.FRAMES, 0, 0, number) + body
+    return _PREFIX.pack(_FRAMES, 0, 0, number) + body
 
 
 def decode(parts: list[memoryview]) -> Message:

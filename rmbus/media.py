@@ -480,15 +480,19 @@ def decoder(format: Format, topic: str) -> Callable[[Header, Any], Frame]:
 
 def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame]:
     layout = layouts.picture_layout(format)
-    over = layouts.picture_over
+    dtype, shape, size = layout
+    over, ndarray, video = layouts.picture_over, np.ndarray, int(Kind.VIDEO)
     set_array, set_format = _set_content[VideoFrame]
 
     def decode_picture(header: Header, payload: Any) -> Frame:
         kind, seq, _, pts, num, den, captured_ns, _ = header
-        if kind != Kind.VIDEO:
+        if kind != video:
             return decode(header, payload, format, topic=topic)
         new = _new(VideoFrame)
-        set_array(new, over(payload, layout))
+        if type(payload) is bytes and len(payload) == size:
+            set_array(new, ndarray(shape, dtype, payload))
+        else:
+            set_array(new, over(payload, layout))
         set_format(new, format)
         set_pts(new, pts)
         set_time_base(new, _time_base(num, den))

@@ -27,11 +27,13 @@ class CooperativeLoop(NodeLoop):
         self._over: deque[str] = deque()
         self._keys: deque[str] = deque()
         self._looked = 0
+        self._will_attend = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._invoker.run_in_loop(self._drive)
 
     async def _drive(self) -> None:
         self._woken = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         loop.add_reader(self.reactor.fileno(), self._readable)
         self._tick()
         try:
@@ -41,6 +43,7 @@ class CooperativeLoop(NodeLoop):
                     await self._pause(State.WAITING)
             self._set_state(State.ENDED, now_ns())
         finally:
+            self._loop = None
             loop.remove_reader(self.reactor.fileno())
             self._timer.cancel()
 
@@ -135,16 +138,32 @@ class CooperativeLoop(NodeLoop):
         try:
             self._look()
         except BaseException as error:  # noqa: BLE001  # raised by `_advance`, in the task that everybody waits for
-            self._failure = error
-            self._cancel_work()
+            self._failed_in_loop(error)
         self._looked = now_ns()
         if len(self._inbox) != before:
             self._woken.set()
+
+    def _failed_in_loop(self, error: BaseException) -> None:
+        self._failure = error
+        self._cancel_work()
 
     def _tick(self) -> None:
         """Let the reactor's timers have their time."""
         self._timer = asyncio.get_running_loop().call_later(TRIM_S, self._tick)
         self._serve()
+
+    def _note_waiting(self) -> None:
+        """Frames are held for a batch: that is sent as soon as the node's code awaits something."""
+        if self._loop is not None and not self._will_attend:
+            self._will_attend = True
+            self._loop.call_soon(self._send_what_waits)
+
+    def _send_what_waits(self) -> None:
+        self._will_attend = False
+        try:
+            self._attend()
+        except BaseException as error:  # noqa: BLE001  # raised by `_advance`, in the task that everybody waits for
+            self._failed_in_loop(error)
 
     # --- what the served lanes and orders do --------------------------------------------------------------------------
 

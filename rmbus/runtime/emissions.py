@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Final, NamedTuple, cast
 
@@ -14,11 +15,14 @@ from rmbus.layouts import Array
 from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, datum, now_ns, picture, sound
 from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
 from rmbus.protocol.codec import named
+from rmbus.protocol.frames import Kind
 from rmbus.stamps import Stamp
 
 FRAMES: Final = (VideoFrame, AudioFrame, Packet, Data)
+_VIDEO: Final = int(Kind.VIDEO)
+_AUDIO: Final = int(Kind.AUDIO)
+_wall_ns: Final = time.time_ns
 _MICROSECOND: Final = Fraction(1, 1_000_000)
-_NOTHING: Final = ((), None, Video())
 
 
 class Emission(NamedTuple):
@@ -29,7 +33,23 @@ class Emission(NamedTuple):
 
 
 NOTHING: Final = Emission("", Interrupt())
-"""What a node gives that has nothing to give: no output is meant."""
+"""What a node gives that has nothing to give, or whose value is sent already: no output is meant."""
+
+
+SendArray = Callable[[int, "Video | Audio", int, Fraction, int, Array], bool]
+"""Sends an array, of which everything is known that a frame's header says, at once; or returns False."""
+
+
+class _Known(NamedTuple):
+    """What the arrays of a source are like: one of the same shape and type has the same format."""
+
+    shape: tuple[int, ...]
+    dtype: object
+    kind: int
+    form: Video | Audio
+    base: Fraction | None  # the time of one picture or sample; None: pictures are of the moment in which they came
+    step: int
+    send: SendArray | None
 
 
 class Converter:
@@ -37,13 +57,18 @@ class Converter:
 
     def __init__(self, node: Node, ports: Ports) -> None:
         self._node = node
+        self._send: Mapping[str, SendArray] = {}
         self._outputs = ports.outputs
         self._only = next(iter(ports.outputs)) if len(ports.outputs) == 1 else None
         self._counts: dict[str, int] = dict.fromkeys(ports.outputs, 0)
         self._began_ns: dict[str, int] = {}
         self._bases: dict[str, Fraction] = {}
         self._fitting: dict[str, object] = {}
-        self._seen: dict[str, tuple[tuple[int, ...], object, Video | Audio]] = {}
+        self._known: dict[str, _Known] = {}
+
+    def send_by(self, outputs: Mapping[str, SendArray]) -> None:
+        """Send arrays of a source that are as the one before by these, where they take them, instead of emitting."""
+        self._send = outputs
 
     def emission(self, value: object, origin: Frame | None) -> Emission | None:
         """Return the emission that a returned or yielded value means, None for none.
@@ -75,23 +100,43 @@ class Converter:
             self._check(port, frame)
         if isinstance(value, np.ndarray) and isinstance(frame, VideoFrame | AudioFrame):
             array = cast("Array", value)
-            self._seen[port] = array.shape, array.dtype, frame.format
+            if origin is None:
+                self._know(port, array, frame)
         return named(Emission, (port, frame))
 
-    def _like_before(self, port: str, array: Array) -> Emission | None:
-        """Return the emission of an array of a source that is as the one before it: its format is known."""
-        shape, dtype, form = self._seen.get(port, _NOTHING)
-        if array.dtype is not dtype or array.shape != shape or not array.flags.c_contiguous:
-            return None
-        declared = self._outputs[port].format
+    def _know(self, port: str, array: Array, frame: VideoFrame | AudioFrame) -> None:
+        """Note what the arrays of an output are like, where it says enough for the next one to be told from that."""
+        declared, form = self._outputs[port].format, frame.format
+        send = self._send.get(port)
         if isinstance(form, Video) and isinstance(declared, Video):
-            pts, base = self._video_time(port, declared)
-            return named(Emission, (port, picture(array, form, pts, base, now_ns())))
-        if isinstance(form, Audio) and isinstance(declared, Audio) and str(form.samples).endswith("p"):
-            count = self._counts[port]
-            self._counts[port] += shape[-1]
-            return named(Emission, (port, sound(array, form, count, self._base(port, declared.rate), now_ns())))
-        return None
+            base = None if declared.rate is None else self._base(port, declared.rate)
+            self._known[port] = _Known(array.shape, array.dtype, _VIDEO, form, base, 1, send)
+        elif isinstance(form, Audio) and isinstance(declared, Audio) and str(form.samples).endswith("p"):
+            self._known[port] = _Known(
+                array.shape, array.dtype, _AUDIO, form, self._base(port, declared.rate), array.shape[-1], send
+            )
+
+    def _like_before(self, port: str, array: Array) -> Emission | None:
+        """Return the emission of an array of a source that is as the one before it; `NOTHING` if it is sent already."""
+        known = self._known.get(port)
+        if known is None:
+            return None
+        shape, dtype, what, form, base, step, send = known
+        if array.dtype is not dtype or array.shape != shape:
+            return None
+        if base is None:
+            pts, base = self._moment(port)
+        else:
+            pts = self._counts[port]
+            self._counts[port] = pts + step
+        captured_ns = _wall_ns()
+        if send is not None and send(what, form, pts, base, captured_ns, array):
+            return NOTHING
+        if not array.flags.c_contiguous:
+            array = array.copy()
+        if what == _VIDEO:
+            return named(Emission, (port, picture(array, cast("Video", form), pts, base, captured_ns)))
+        return named(Emission, (port, sound(array, cast("Audio", form), pts, base, captured_ns)))
 
     def _named(self, output: Port) -> str:
         if output.name in self._outputs and isinstance(output, Output) and output.node in (None, self._node):
@@ -143,13 +188,16 @@ class Converter:
         return Stamp(pts=pts, time_base=base)
 
     def _video_time(self, port: str, declared: Video) -> tuple[int, Fraction]:
-        if declared.rate is None:  # the picture is of the moment in which it came
-            now = time.monotonic_ns()
-            began = self._began_ns.setdefault(port, now)
-            return (now - began) // 1000, _MICROSECOND
+        if declared.rate is None:
+            return self._moment(port)
         count = self._counts[port]
         self._counts[port] += 1
         return count, self._base(port, declared.rate)
+
+    def _moment(self, port: str) -> tuple[int, Fraction]:
+        """Return the time of a picture that is of the moment in which it came."""
+        now = time.monotonic_ns()
+        return (now - self._began_ns.setdefault(port, now)) // 1000, _MICROSECOND
 
     def _base(self, port: str, rate: Fraction | int | None) -> Fraction:
         """Return the time of one picture or sample; a division of fractions is dear."""

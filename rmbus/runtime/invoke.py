@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -13,6 +14,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 from rmbus.media import Frame, bare
 from rmbus.node import LENDER, Node, Ports, call_of, ports
 from rmbus.protocol.limits import INLINE_BYTES
-from rmbus.runtime.emissions import NOTHING, Converter, Emission
+from rmbus.runtime.emissions import NOTHING, Converter, Emission, SendArray
 from rmbus.runtime.eventloop import EventLoop
 from rmbus.runtime.loans import Loan, model_of
 from rmbus.stamps import memory_of
@@ -59,6 +61,8 @@ class Invoker:
         self._origin: Frame | None = None
         self._room: Callable[[str, int], Held | None] = _no_room
         self._breathes = False
+        self._leave: Callable[[], object] = _nothing
+        self._enter: Callable[[], object] = _nothing
         node.__dict__[LENDER] = self._lend
 
     def lend_from(self, room: Callable[[str, int], Held | None]) -> None:
@@ -68,6 +72,19 @@ class Invoker:
     def breathe(self) -> None:
         """Let a None that a generator yields come out as `NOTHING`, so that whoever pulls has time for other things."""
         self._breathes = True
+
+    @contextmanager
+    def giving_way(self, lock: threading.RLock) -> Generator[None]:
+        """Let go of a lock, which the caller holds, while the user's `process` runs."""
+        self._leave, self._enter = lock.release, lock.acquire
+        try:
+            yield
+        finally:
+            self._leave = self._enter = _nothing
+
+    def send_by(self, outputs: Mapping[str, SendArray]) -> None:
+        """Send plain arrays of a source by these, at once where they take them; then `NOTHING` comes out."""
+        self._converter.send_by(outputs)
 
     def forget(self) -> None:
         """Let go of the content of the last input frame; `flush` needs its header alone."""
@@ -212,11 +229,15 @@ class Invoker:
     def _call_process(self, frame: Frame, port: str) -> Any:
         self._origin = frame
         how = self._how
-        if how == "no":
-            return self.node.process(frame)
-        if how == "second":
-            return self.node.process(frame, port)
-        return self.node.process(frame, port=port)
+        self._leave()
+        try:
+            if how == "no":
+                return self.node.process(frame)
+            if how == "second":
+                return self.node.process(frame, port)
+            return self.node.process(frame, port=port)
+        finally:
+            self._enter()
 
     def _run(self, result: Any) -> None:
         """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""
@@ -258,10 +279,13 @@ class Invoker:
         lent, convert = self._lent, self._converter.emission
         try:
             while not over:
+                self._leave()
                 try:
                     value = next(steps)
                 except StopIteration as end:
                     value, over = end.value, True
+                finally:
+                    self._enter()
                 emission = convert(value, origin)
                 while lent:
                     yield lent.popleft()
@@ -279,11 +303,19 @@ class Invoker:
         """Lend a frame to write to; it is emitted when the context ends without an error."""
         model = model_of(self._origin if like is None else like)
         size = model.array.nbytes
-        loan = Loan(model, self._room(port, size) if size > INLINE_BYTES else None)
+        self._enter()
+        try:
+            loan = Loan(model, self._room(port, size) if size > INLINE_BYTES else None)
+        finally:
+            self._leave()
         yield loan.frame
         emission = self._converter.emission((self.ports.outputs[port], loan.finish()), model)
         if emission is not None:
             self._lent.append(emission)
+
+
+def _nothing() -> None:
+    """Nobody stands in for this thread."""
 
 
 def _no_room(port: str, size: int) -> None:

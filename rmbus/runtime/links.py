@@ -32,22 +32,33 @@ ASK_S: Final = 0.5
 BATCH_BYTES: Final = 64 * 1024
 """Frames that are due at once go in one message up to this size."""
 
+BEHIND_FRAMES: Final = 8
+"""A consumer that has more than so many small frames to work off gets what follows in batches."""
+
+BATCH_FRAMES: Final = 32
+"""So many small frames are held for a batch, no more."""
+
+_CONTROL: Final = 16
 _EPOCH_SHIFT: Final = 40
 _ONE: Final = join_frames([b""])
 _wall_ns: Final = time.time_ns
 _RECEIVED: Final = int(Edge.RECEIVED)
+_SENT: Final = int(Edge.SENT)
 _DELIVERED: Final = int(Edge.DELIVERED)
 _DONE: Final = int(Edge.DONE)
 _BEGAN: Final = int(Edge.BEGAN)
 
 
 class Arrival:
-    """A frame that has arrived and waits for its turn in `process`; `frame` is None for control frames."""
+    """A frame that has arrived and waits for its turn in `process`; `frame` is None for control frames.
 
-    __slots__ = ("frame", "header", "link", "place")
+    `began_ns` is the time of the clock of `captured_ns` at which its `process` began, 0 before.
+    """
+
+    __slots__ = ("began_ns", "frame", "header", "link", "place")
 
     def __init__(self, link: InputLink, header: Header, place: int, frame: Frame | None) -> None:
-        self.link, self.header, self.place, self.frame = link, header, place, frame
+        self.link, self.header, self.place, self.frame, self.began_ns = link, header, place, frame, 0
 
     def release(self) -> None:
         """Let go of the frame: where it lies in its producer's memory, that gets it back."""
@@ -176,9 +187,7 @@ class InputLink:
         self._delivered += 1
         words[_DELIVERED] = self._delivered
         words[_BEGAN] = now_ns
-        captured_ns = arrival.header[6]
-        if captured_ns:
-            self._note_latency(_wall_ns() - captured_ns)
+        arrival.began_ns = _wall_ns()
 
     def finish(self, arrival: Arrival) -> bool:
         """An arrival has been dealt with; whether the producer should be told of it, lest it waits.
@@ -192,7 +201,12 @@ class InputLink:
         self._done_in_all += 1
         words = self._words
         words[_DONE] = self._done_in_all
-        words[_BEGAN] = 0
+        began_ns = arrival.began_ns
+        if began_ns:  # else it was dropped, and another may be in `process`
+            words[_BEGAN] = 0
+            captured_ns = arrival.header[6]
+            if captured_ns:
+                self._note_latency(began_ns - captured_ns)
         return self._done - self._told >= self._half
 
     def end_for(self, waiting: int) -> Arrival:
@@ -244,6 +258,8 @@ class OutputLink:
             `on_key_wanted` is called.
         is_up: whether the mark has come back. is_full: whether the lane takes nothing more just now; then `on_full`
             is called, and `flush` is due when there is room.
+        batches: whether small frames may be held for a batch: whoever says so pumps when nothing follows.
+        on_wait: called when frames wait for the consumer, or for a batch; `pump` sends those that can go.
     """
 
     def __init__(
@@ -258,6 +274,7 @@ class OutputLink:
         shares: bool = True,
         epoch: int = 1,
         resends: bool = False,
+        batches: bool = False,
     ) -> None:
         self.edge, self.lane, self.page = edge, end, page
         self.mailbox = Mailbox(delivery, page, resends=resends)
@@ -266,42 +283,77 @@ class OutputLink:
         self.on_full: Callable[[], None] = _nothing
         self.wants_key = False
         self.on_key_wanted: Callable[[], None] = _nothing
+        self.on_wait: Callable[[], None] = _nothing
+        self._batches = batches
+        self._batch: list[bytes] = []
+        self._batch_place = self._batch_bytes = 0
         self._words = page.words
         self._token = token
         self._epoch = epoch
         self.lending = Lending(page)
         self._say(lane.Message(lane.Type.MARK, epoch, token))
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether a small data frame that is no video packet may be sent at once."""
+        return self.is_up and not self.is_full and self.mailbox.is_clear
+
     def offer(self, item: Item) -> None:
         """Put a frame into the mailbox, and send what can go."""
-        box = self.mailbox
-        if self.is_up and not self.is_full and item.size <= INLINE_BYTES and box.passes(item):
-            self._put(lane.encode_frames(box.place, _ONE + item.frame))
+        if item.size <= INLINE_BYTES and item.key is None and item.kind < _CONTROL and self.is_clear:
+            self.send_at_once(item.frame, item.size)
             return
+        box = self.mailbox
         box.offer(item)
         self.pump()
+        if box.waiting:
+            self.on_wait()
+
+    def send_at_once(self, frame: bytes, size: int) -> None:
+        """Send a data frame past the mailbox, which is clear.
+
+        While the consumer has many to work off, it goes into a batch with those that follow.
+        """
+        box, batch, words = self.mailbox, self._batch, self._words
+        box.pass_by(size)
+        is_behind = self._batches and words[_SENT] - words[_DELIVERED] > BEHIND_FRAMES
+        if not batch and not is_behind:
+            self._put(lane.encode_frames(box.place, _ONE + frame))
+            return
+        self._add(frame, box.place)
+        if not is_behind or len(batch) >= BATCH_FRAMES:
+            self._send_batch()
+        elif len(batch) == 1:
+            self.on_wait()
 
     def pump(self) -> None:
-        """Send what the mailbox, the window and the lane allow."""
-        if not self._takes_more():
-            return
+        """Send what is held for a batch, and what the mailbox, the window and the lane allow."""
         box = self.mailbox
-        frames: list[bytes] = []
-        first = size = 0
         while self._takes_more() and (item := box.take()) is not None:
             frame, payload = (item.frame, item.payload) if item.held is None else self._shared(item)
-            if frames and (len(payload) or size + len(frame) > BATCH_BYTES or len(frames) == MAX_FRAMES):
-                self._put(lane.encode_frames(first, join_frames(frames)))
-                frames, size = [], 0
-            if not frames:
-                first = box.place
             if len(payload):
-                self._say(lane.Message(lane.Type.FRAMES, first, join_frames([frame]), payload))
-                continue
-            frames.append(frame)
-            size += len(frame)
-        if frames:
-            self._put(lane.encode_frames(first, join_frames(frames)))
+                self._send_batch()
+                self._say(lane.Message(lane.Type.FRAMES, box.place, join_frames([frame]), payload))
+            else:
+                self._add(frame, box.place)
+        self._send_batch()
+
+    def _add(self, frame: bytes, place: int) -> None:
+        """Put a frame into the batch, which is sent before it becomes too large."""
+        batch = self._batch
+        if batch and (self._batch_bytes + len(frame) > BATCH_BYTES or len(batch) == MAX_FRAMES):
+            self._send_batch()
+        if not batch:
+            self._batch_place, self._batch_bytes = place, 0
+        batch.append(frame)
+        self._batch_bytes += len(frame)
+
+    def _send_batch(self) -> None:
+        batch = self._batch
+        if batch:
+            body = join_frames(batch)
+            batch.clear()
+            self._put(lane.encode_frames(self._batch_place, body))
 
     def _takes_more(self) -> bool:
         return self.is_up and not self.is_full
@@ -336,6 +388,7 @@ class OutputLink:
     def cut(self) -> None:
         """The consumer is gone: nothing goes by this link any more."""
         self.is_up = False
+        self._batch.clear()
         self.on_full = _nothing
 
     def note_blocked(self, blocked: bool) -> None:

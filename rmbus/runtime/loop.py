@@ -9,16 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import zmq
 
 from rmbus.delivery import Delivery
-from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
+from rmbus.errors import Broken, Closed, ProtocolError
 from rmbus.node import Interrupt
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
+from rmbus.runtime.attendant import Attendant
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.keys import KeyFrames
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
@@ -44,6 +45,7 @@ TRIM_S: Final = 1.0
 """How often memory that is not used any more is given back."""
 
 now_ns: Final = time.monotonic_ns
+_BUSY: Final = State.BUSY
 _FRAMES: Final = int(lane.Type.FRAMES)
 _INTERRUPT: Final = int(Kind.INTERRUPT)
 _FRAMES_IN: Final = int(counters.Node.FRAMES_IN)
@@ -52,6 +54,15 @@ _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
 class UpstreamFailed(Exception):
     """A node upstream has failed: nothing more comes, and what is held must not be taken for whole."""
+
+
+class _Watched(NamedTuple):
+    """The producer's end of an edge; `serve` takes what its consumer has said."""
+
+    port: OutputPort
+    link: OutputLink
+    end: DealerLane | FastLane
+    serve: Callable[[], None]
 
 
 class NodeLoop:
@@ -79,12 +90,12 @@ class NodeLoop:
         self._ports = {name: OutputPort(name, memory, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
         self._lanes_in: dict[int, FastLane] = {}
-        self._watched: dict[int, tuple[OutputPort, OutputLink, DealerLane | FastLane]] = {}
+        self._watched: dict[int, _Watched] = {}
         self._current: Arrival | None = None
         self._running: Iterator[Emission] | None = None
         self._held: Emission | None = None
         self._turns = Turns()
-        self._frames_in = self._frames_out = 0
+        self._frames_in = 0
         self._state = State.STARTING
         self._is_source = is_source
         self._may_start = False
@@ -94,8 +105,10 @@ class NodeLoop:
         keys = KeyFrames(self.reactor, self._key_wanted)
         for port in self._ports.values():
             keys.watch(port)
+        self._attendant = Attendant(self._attend, self._done, self.abort)
         memory.on_detach = self._detach
         invoker.breathe()
+        invoker.send_by({name: port.send_array for name, port in self._ports.items()})
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
         if outputs:
             self.reactor.call_later(TRIM_S, self._trim)
@@ -147,14 +160,16 @@ class NodeLoop:
             shares=message.shared,
             epoch=message.epoch,
             resends=message.resends,
+            batches=fast is not None,
         )
         port = self._ports[message.port]
+        link.on_wait = self._note_waiting
         port.add(link, last=message.last)
         link.on_full = partial(self._watch_room, link, end)
         if link.is_full:
             link.on_full()
-        self._watched[link.edge] = port, link, end
-        self.reactor.add(end.source, partial(self._answered, port, link, end, on_up))
+        watched = self._watched[link.edge] = _Watched(port, link, end, partial(self._answered, port, link, end, on_up))
+        self.reactor.add(end.source, watched.serve)
 
     def publish(self, message: messages.Publish) -> None:
         """Outputs are topics: keep the last frame of each for those who come later."""
@@ -166,7 +181,7 @@ class NodeLoop:
         if message.reason == "producer_died":
             self._without_producer(message.edge)
             return
-        port, link, end = self._watched.pop(message.edge)
+        port, link, end, _ = self._watched.pop(message.edge)
         self.reactor.remove(end.source)
         end.close()
         if link in port.links:  # else it had its time before
@@ -207,7 +222,7 @@ class NodeLoop:
             self._let_go()
             self._close_running()
 
-    def abort(self, error: RmbusError) -> None:
+    def abort(self, error: BaseException) -> None:
         """Let `run` raise; called from any thread."""
 
         def raise_it() -> None:
@@ -223,6 +238,16 @@ class NodeLoop:
         Raises:
             whatever the user's code raises, as it is; UpstreamFailed; Broken; ProtocolError.
         """
+        attendant = self._attendant
+        try:
+            with attendant.lock, self._invoker.giving_way(attendant.lock):
+                self._run()
+        finally:
+            attendant.end()
+        self._set_state(State.ENDED, now_ns())
+
+    def _run(self) -> None:
+        attendant = self._attendant
         look = 0
         while not self.is_over:
             while self._inbox and self._running is None and self._held is None and now_ns() - look < LOOK_NS:
@@ -231,10 +256,11 @@ class NodeLoop:
                 self._look()
                 look = now_ns()
             if not self._step():
+                if attendant.is_needed:
+                    self._attend()
                 self._set_state(State.BLOCKED if self._held is not None else State.WAITING, now_ns())
                 self.reactor.serve_once(wait=True)
                 look = now_ns()
-        self._set_state(State.ENDED, now_ns())
 
     def _look(self) -> None:
         """Take in all that has come, before the next thing is done: a new turn overtakes what is still on its lane."""
@@ -260,7 +286,7 @@ class NodeLoop:
 
     def close(self) -> None:
         """Close every socket."""
-        for end in (*self._lanes_in.values(), *(end for _, _, end in self._watched.values())):
+        for end in (*self._lanes_in.values(), *(watched.end for watched in self._watched.values())):
             if isinstance(end, FastLane):  # the context has the others, and lets them send what they have
                 end.close()
         self._context.destroy(linger=500)
@@ -283,8 +309,8 @@ class NodeLoop:
         return self._end_if_over()
 
     def _pull(self, running: Iterator[Emission]) -> None:
-        if self._state != State.BUSY:
-            self._set_state(State.BUSY, now_ns())
+        if self._state is not _BUSY:
+            self._set_state(_BUSY, now_ns())
         emission = next(running, None)
         if emission is None:
             self._running = None
@@ -302,8 +328,6 @@ class NodeLoop:
             port.interrupt(self._turns.begin())
         elif port.has_room:
             port.send(emission.value)
-            self._frames_out += 1
-            self._words[_FRAMES_OUT] = self._frames_out
         else:
             self._held = emission
             for link in port.links:
@@ -339,8 +363,8 @@ class NodeLoop:
         arrival.link.begin(arrival, now)
         self._frames_in += 1
         self._words[_FRAMES_IN] = self._frames_in
-        if self._state != State.BUSY:
-            self._set_state(State.BUSY, now)
+        if self._state is not _BUSY:
+            self._set_state(_BUSY, now)
 
     def _control(self, arrival: Arrival) -> None:
         """Heed a control frame."""
@@ -438,7 +462,7 @@ class NodeLoop:
 
     def _leave_topics(self) -> None:
         """Those who read outputs as topics have had their time; consumers of the session are waited for."""
-        for port, link, _ in self._watched.values():
+        for port, link, _, _ in self._watched.values():
             if link.edge >= FIRST_TOPIC_EDGE and link in port.links:
                 port.leave(link)
 
@@ -512,6 +536,19 @@ class NodeLoop:
         port.reclaim(link)
         link.pump()
 
+    def _note_waiting(self) -> None:
+        """Frames wait at an output, for their consumer or for a batch, and the user's code may take its time."""
+        self._attendant.need()
+
+    def _attend(self) -> bool:
+        """Take what consumers have said, and send what can go; whether something still waits for them."""
+        for watched in list(self._watched.values()):
+            watched.serve()
+        return any(watched.link.is_up and watched.link.mailbox.waiting for watched in self._watched.values())
+
+    def _done(self) -> int:
+        return self._words[_FRAMES_IN] + self._words[_FRAMES_OUT]
+
     def _watch_room(self, link: OutputLink, end: DealerLane | FastLane) -> None:
         """See to it that what a full lane has kept is sent when there is room."""
         if self.reactor.watches(end.source):
@@ -557,7 +594,7 @@ class NodeLoop:
         self.reactor.call_later(TRIM_S, self._trim)
 
     def _set_state(self, state: State, now_ns: int) -> None:
-        if self._state != state:
+        if self._state is not state:
             self._state = state
             self._words[counters.Node.STATE] = state
             self._words[counters.Node.SINCE] = now_ns

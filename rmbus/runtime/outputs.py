@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import Any, Final
 
 from rmbus import formats, media
 from rmbus.delivery import latest
 from rmbus.errors import FormatError
+from rmbus.layouts import Array
 from rmbus.media import Frame, Packet
 from rmbus.protocol import lane
 from rmbus.protocol.codec import named
-from rmbus.protocol.frames import Header, Kind, encode_frame
+from rmbus.protocol.frames import Header, Kind, encode_frame, pack_frame
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE, INLINE_BYTES
 from rmbus.runtime.keys import latest_advice
 from rmbus.runtime.links import OutputLink
 from rmbus.runtime.memory import NodeMemory
-from rmbus.stamps import memory_of
+from rmbus.stamps import SECOND, memory_of
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.mailbox import Item
@@ -26,6 +28,8 @@ from rmbus.values import Draft
 
 END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
+
+_FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
 
 class OutputPort:
@@ -46,6 +50,7 @@ class OutputPort:
         self._pool = memory.pool(name, self._reclaim)
         self._words = page.words
         self._refused: set[int] = set()
+        self._base, self._num, self._den = SECOND, 1, 1
         self._seq = 0
         self._turn = 0
         self._format: formats.Format = None  # none is told yet; Any is one that is told too
@@ -111,6 +116,7 @@ class OutputPort:
 
     def send(self, frame: Frame, origin: Callable[[], None] | None = None) -> None:
         """Offer a frame to every edge, a `format` frame before it where the format is new, and send what can go."""
+        self._words[_FRAMES_OUT] += 1
         if not self.links and not self.keeps_last:
             self._seq += 1
             if isinstance(frame, Packet) and formats.is_inter_coded(frame.format):
@@ -149,6 +155,33 @@ class OutputPort:
             link.offer(item)
         if key is False and self.wants_key:
             self.on_key_wanted()
+
+    def send_array(
+        self, kind: int, form: formats.Format, pts: int, base: Fraction, captured_ns: int, array: Array
+    ) -> bool:
+        """Do what `send` does with an array that is small, of the format that is told, and can go at once.
+
+        Returns:
+            Whether it was sent; if not, nothing has been done.
+        """
+        links, size = self.links, array.nbytes
+        if form is not self._format or size > INLINE_BYTES or not links:
+            return False
+        for link in links:
+            if not (link.is_up and link.mailbox.is_clear) or link.is_full:
+                return False
+        if base is not self._base:
+            self._base, self._num, self._den = base, base.numerator, base.denominator
+        seq = self._seq
+        frame = pack_frame((0, kind, seq, self._turn, pts, self._num, self._den, captured_ns, None, array.tobytes()))
+        self._seq = seq + 1
+        self._words[_FRAMES_OUT] += 1
+        for link in links:
+            link.send_at_once(frame, size)
+        if self.keeps_last:
+            assert self._format_item is not None
+            self._last = (self._format_item, named(Item, (kind, frame, size, b"", None, None, None, None)))
+        return True
 
     def control(self, kind: Kind, extra: Any = None) -> None:
         """Put a control frame in band."""

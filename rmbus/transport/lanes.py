@@ -111,6 +111,7 @@ class FastLane:
         end.setblocking(False)
         self.source: int | Socket = end.fileno()
         self._socket = end
+        self._send, self._recv_into = end.send, end.recv_into
         self._kept: deque[Buffer] = deque()
         self._buffer = bytearray(MAX_LANE_BYTES + 1)
         self._view = memoryview(self._buffer)
@@ -143,8 +144,15 @@ class FastLane:
         Raises:
             Closed: the other end is gone.
         """
-        if (not self._kept or self.flush()) and self._put(data):
-            return True
+        if not self._kept or self.flush():
+            try:
+                self._send(data)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise Closed(f"the lane is cut: {error}") from error
+            else:
+                return True
         self._kept.append(data)
         return False
 
@@ -154,10 +162,15 @@ class FastLane:
         Raises:
             Closed: the other end is gone.
         """
-        while self._kept:
-            if not self._put(self._kept[0]):
+        kept = self._kept
+        while kept:
+            try:
+                self._send(kept[0])
+            except BlockingIOError:
                 return False
-            self._kept.popleft()
+            except OSError as error:
+                raise Closed(f"the lane is cut: {error}") from error
+            kept.popleft()
         return True
 
     def receive(self) -> lane.Message | None:
@@ -168,7 +181,7 @@ class FastLane:
         """
         while True:
             try:
-                size = self._socket.recv_into(self._buffer)
+                size = self._recv_into(self._buffer)
             except BlockingIOError:
                 return None
             except ConnectionResetError:
@@ -197,15 +210,6 @@ class FastLane:
             raise MalformedFrame("the pieces of a payload are followed by something else than its frame")
         payload, self._pieces = bytes(self._pieces), bytearray()
         return message._replace(payload=payload)
-
-    def _put(self, data: Buffer) -> bool:
-        try:
-            self._socket.send(data)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise Closed(f"the lane is cut: {error}") from error
-        return True
 
 
 def fast_pair() -> tuple[socket.socket, socket.socket]:

@@ -139,14 +139,17 @@ class Mailbox:
         self._frames += 1
         self._bytes += size
 
-    def passes(self, item: Item) -> bool:
-        """Whether a data frame may be sent at once, past the queue; then it is counted, and `place` is its place."""
-        if self._queue or self._sent >= self._granted or self._gap or item.kind >= 16:
-            return False
-        if item.key is not None or self._sent_items is not None or self._closed:
-            return False
+    @property
+    def is_clear(self) -> bool:
+        """Whether a data frame that is no video packet may be sent at once, past the queue."""
+        return not (
+            self._queue or self._sent >= self._granted or self._gap or self._sent_items is not None or self._closed
+        )
+
+    def pass_by(self, size: int) -> None:
+        """Count a data frame of that many bytes that is sent past the queue, which is clear; `place` is its place."""
         self._published += 1
-        self._offered += item.size
+        self._offered += size
         self._sent += 1
         self._sent_in_all += 1
         self.place += 1
@@ -154,7 +157,6 @@ class Mailbox:
         words[_PUBLISHED] = self._published
         words[_BYTES] = self._offered
         words[_SENT] = self._sent_in_all
-        return True
 
     def await_key(self) -> None:
         """Encoded video begins in mid-stream for this consumer: where the delivery drops, leave out what has no key."""

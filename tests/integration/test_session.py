@@ -7,11 +7,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from streams import (
+    Ahead,
+    Burst,
     Corners,
     Count,
     Double,
@@ -24,6 +27,7 @@ from streams import (
     Pictures,
     Poll,
     Reuse,
+    Seer,
     Shout,
     Spark,
     Take,
@@ -31,7 +35,8 @@ from streams import (
 )
 from watch import ended
 
-from rmbus import Data, Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest
+from rmbus import Data, Node, NodeError, Pipeline, Report, VideoFrame, drop_oldest, latest, reliable
+from rmbus.delivery import Delivery
 from rmbus.errors import PackagingError, PipelineError, Stalled
 from rmbus.media import Frame
 from rmbus.session import Session
@@ -197,6 +202,22 @@ def test_a_source_that_waits_drains() -> None:
     report = (Poll() >> Take()).run(duration_s=0.1)
     assert report.frames == 0
     assert all(node.state == "ended" for node in report.nodes)
+
+
+@pytest.mark.parametrize("delivery", [None, reliable(300), drop_oldest(100)])
+def test_what_a_source_has_sent_goes_while_its_code_waits(tmp_path: Path, delivery: Delivery | None) -> None:
+    """Though more waits than may be under way at once: the last is seen before the source's code goes on."""
+    seen = str(tmp_path / "seen")
+    source, seer = Ahead(100, seen), Seer(100, seen)
+    report, _ = run(source["out"].to(seer, delivery=delivery))
+    assert report.edges[0].delivered == 100
+
+
+def test_what_a_node_has_sent_goes_while_its_code_waits(tmp_path: Path) -> None:
+    """Likewise between two frames that it gets."""
+    seen = str(tmp_path / "seen")
+    report, _ = run(Count(3) >> Burst(100, seen) >> Seer(100, seen))
+    assert report.edges[-1].delivered == 300
 
 
 def test_process_through_processes() -> None:

@@ -38,6 +38,8 @@ LIMITS = [
     (links, "INLINE_BYTES", INLINE),
     (links, "LEASE_QUOTA", QUOTA),
     (links, "BATCH_BYTES", 700),
+    (links, "BEHIND_FRAMES", 1),
+    (links, "BATCH_FRAMES", 3),
     (mailbox, "MAX_MAILBOX_BYTES", 12_000),
     (memory, "TICKETS", TICKETS),
     (memory, "IDLE_S", -1.0),
@@ -97,7 +99,7 @@ class Delivering(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_over and len(self.source.readers) < 4)
     @rule(delivery=DELIVERIES, shares=st.booleans(), last=st.booleans())
     def somebody_subscribes(self, delivery: Delivery, shares: bool, last: bool) -> None:
-        terms = Terms(credit=self.credit, room=self.room, shares=shares, last=last and self.keeps_last)
+        terms = Terms(credit=self.credit, room=self.room, shares=shares, last=last and self.keeps_last, is_topic=True)
         if delivery.kind != "reliable":
             reader = self.source.join(Party("late", self.host), delivery, **terms)
             reader.turn = self.source.party.port._turn

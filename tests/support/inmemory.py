@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from rmbus.delivery import Delivery
 from rmbus.errors import Closed
 from rmbus.protocol import lane, messages
+from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.runtime.links import InputLink, OutputLink
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort
@@ -107,13 +108,23 @@ class Party:
         self.memory = NodeMemory(lambda message: self.host.heard(self, message))
         self.port = OutputPort("out", self.memory, self.page)
 
-    def join(self, consumer: Party, delivery: Delivery, *, credit: int, room: int, shares: bool, last: bool) -> Joined:
+    def join(
+        self,
+        consumer: Party,
+        delivery: Delivery,
+        *,
+        credit: int,
+        room: int,
+        shares: bool,
+        last: bool,
+        is_topic: bool = False,
+    ) -> Joined:
         """Make an edge to another party: it is up when both ends have been served."""
-        number = next(self.host.numbers)
+        number = next(self.host.numbers) + (FIRST_TOPIC_EDGE if is_topic else 0)
         page = make_page()
         here, there = Tube.pair(room)
         into = InputLink(number, "in", page, consumer.memory.segments, credit=credit, token=TOKEN)
-        out = OutputLink(number, here, TOKEN, delivery, page, self.memory.readers(number), shares=shares)
+        out = OutputLink(number, here, TOKEN, delivery, page, self.memory.readers(number), shares=shares, batches=True)
         edge = Joined(number, delivery, credit, page, out, into, self.port, consumer, here, there)
         self.edges.append(edge)
         self.port.add(out, last=last)

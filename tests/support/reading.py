@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 from inmemory import Joined, Party
 
@@ -164,6 +164,7 @@ class Terms(TypedDict):
     room: int
     shares: bool
     last: bool
+    is_topic: NotRequired[bool]
 
 
 class Stream:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,3 +203,55 @@ class Fail(Node):
         if frame.value == self.at:
             raise ValueError(f"{self.at} is too many")
         return frame.value
+
+
+class Ahead(Node):
+    """A source that sends more than may be under way, then waits in its own code until somebody has seen the last."""
+
+    out = Output()
+
+    def __init__(self, stop: int, seen: str) -> None:
+        self.stop = stop
+        self.seen = Path(seen)
+
+    def process(self) -> Iterator[int]:
+        """Yield the numbers, and wait."""
+        yield from range(self.stop)
+        while not self.seen.exists():
+            time.sleep(0.01)
+        self.seen.unlink()
+
+
+class Burst(Node):
+    """Sends many for each that it gets, then waits in its own code until somebody has seen the last."""
+
+    numbers = Input()
+    out = Output()
+
+    def __init__(self, each: int, seen: str) -> None:
+        self.each = each
+        self.seen = Path(seen)
+
+    def process(self, frame: Any) -> Iterator[int]:
+        """Yield the numbers, and wait."""
+        yield from range(self.each)
+        while not self.seen.exists():
+            time.sleep(0.01)
+        self.seen.unlink()
+
+
+class Seer(Node):
+    """Says, by a file, that it has seen so many."""
+
+    numbers = Input()
+
+    def __init__(self, each: int, seen: str) -> None:
+        self.each = each
+        self.seen = Path(seen)
+        self.count = 0
+
+    def process(self, frame: Any) -> None:
+        """Count; say it."""
+        self.count += 1
+        if self.count % self.each == 0:
+            self.seen.touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from fractions import Fraction
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from rmbus.protocol.frames import Kind, Place, decode_frames, encode_frame
 from rmbus.protocol.lane import Message, Type
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime import outputs
-from rmbus.runtime.links import Arrival, InputLink, OutputLink
+from rmbus.runtime.links import BATCH_FRAMES, BEHIND_FRAMES, Arrival, InputLink, OutputLink
 from rmbus.runtime.outputs import OutputPort
 from rmbus.stamps import memory_of, remember
 from rmbus.transport.counters import TICKET_WORDS, Edge, Node
@@ -38,7 +39,13 @@ class Producer:
         self.port = OutputPort("out", self.memory, self.page)
 
     def joins(
-        self, consumer: Consumer, *, delivery: Delivery = PATIENT, shared: bool = True, last: bool = False
+        self,
+        consumer: Consumer,
+        *,
+        delivery: Delivery = PATIENT,
+        shared: bool = True,
+        last: bool = False,
+        batches: bool = False,
     ) -> None:
         """Begin an edge to a consumer, as both would be told by their host."""
         edge = consumer.edge
@@ -46,7 +53,14 @@ class Producer:
             self.giver.readers.append((consumer.memory, edge))
         consumer.link = InputLink(edge, "in", consumer.page, consumer.memory.segments, credit=50, token=TOKEN)
         consumer.sender = OutputLink(
-            edge, consumer.lane, TOKEN, delivery, consumer.page, self.memory.readers(edge), shares=shared
+            edge,
+            consumer.lane,
+            TOKEN,
+            delivery,
+            consumer.page,
+            self.memory.readers(edge),
+            shares=shared,
+            batches=batches,
         )
         self.port.add(consumer.sender, last=last)
         consumer.comes_up()
@@ -170,6 +184,83 @@ def test_small_payloads_ride_with_their_frame(producer: Producer, consumer: Cons
     assert len(frame.value) == INLINE_BYTES - 8
     assert producer.giver.said == []
     assert producer.copied == 0
+
+
+def test_the_short_way_of_an_array_tells_the_same(producer: Producer, giver: Giver) -> None:
+    """A small array of a known format is encoded as its frame would be, and kept as that."""
+    producer.port.keeps_last = True
+    long_way, short_way = Consumer(giver), Consumer(giver)
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)[:, ::2]  # it need not lie in one piece
+    base = Fraction(1, 30)
+    first = VideoFrame(np.zeros((3, 2), np.uint8), "gray", pts=0, time_base=base)
+    producer.joins(long_way)
+    producer.port.send(first)
+    frame = VideoFrame(array, "gray", pts=7, time_base=base, captured_ns=5)
+    producer.port.send(frame.stamped())
+    sent = [entry for message in long_way.messages() for entry in decode_frames(message.body)][-1]
+    other = Producer(giver)
+    other.port.keeps_last = True
+    other.joins(short_way)
+    other.port.send(first)
+    assert other.port.send_array(int(Kind.VIDEO), first.format, 7, base, 5, array)
+    assert [entry for message in short_way.messages() for entry in decode_frames(message.body)][-1] == sent
+    assert other.page.words[Node.FRAMES_OUT] == producer.page.words[Node.FRAMES_OUT] == 2
+    late = Consumer(giver)
+    other.joins(late, last=True)
+    assert isinstance(late.frames()[-1], VideoFrame)
+    assert late.sender.mailbox.is_settled
+
+
+def test_the_short_way_is_for_what_can_go_at_once(producer: Producer, consumer: Consumer) -> None:
+    """Else nothing is done, and the long way is taken."""
+    small = np.zeros((3, 2), np.uint8)
+    frame = VideoFrame(small, "gray")
+
+    def sends(array: np.ndarray[Any, Any], form: object = frame.format) -> bool:
+        return producer.port.send_array(int(Kind.VIDEO), form, 0, Fraction(1, 30), 0, array)
+
+    assert not sends(small)  # nobody reads
+    producer.joins(consumer)
+    assert not sends(small)  # the format is not told
+    producer.port.send(frame)
+    assert sends(small)
+    assert not sends(small, VideoFrame(small, "gray", rate=Fraction(5)).format)
+    assert not sends(np.zeros((300, 300), np.uint8))
+    for _ in range(48):
+        assert sends(small)
+    assert not sends(small)  # the window is closed
+    assert len(consumer.frames()) == 50
+    assert sends(small)
+    assert producer.page.words[Node.FRAMES_OUT] == 1 + 1 + 48 + 1
+
+
+def test_a_consumer_with_much_to_do_gets_small_frames_in_batches(producer: Producer, consumer: Consumer) -> None:
+    """What is held goes when there is enough of it, when the consumer has caught up, or when it is pumped."""
+    producer.joins(consumer, batches=True)
+    waits: list[int] = []
+    consumer.sender.on_wait = lambda: waits.append(1)
+
+    def sizes() -> list[int]:
+        return [len(decode_frames(message.body)) for message in consumer.messages()]
+
+    for _ in range(BEHIND_FRAMES):
+        producer.port.send(picture(1, 4))
+    assert sizes() == [1] * (BEHIND_FRAMES + 1)  # and the format
+    assert waits == []
+    producer.port.send(picture(1, 4))
+    producer.port.send(picture(1, 4))
+    assert sizes() == []
+    assert waits == [1]
+    consumer.page.words[Edge.DELIVERED] = BEHIND_FRAMES
+    producer.port.send(picture(1, 4))
+    assert sizes() == [3]
+    consumer.page.words[Edge.DELIVERED] = 0
+    for _ in range(BATCH_FRAMES + 1):
+        producer.port.send(picture(1, 4))
+    assert sizes() == [BATCH_FRAMES]
+    consumer.sender.pump()
+    assert sizes() == [1]
+    assert consumer.page.words[Edge.SENT] == BEHIND_FRAMES + 3 + BATCH_FRAMES + 1
 
 
 def test_large_frames_are_copied_once_into_shared_memory(producer: Producer, consumer: Consumer) -> None:
