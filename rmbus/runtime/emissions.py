@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rmbus.node import Interrupt, Node, Output, Port, Ports, describe_ports
 from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Kind
 from rmbus.stamps import Stamp
+from rmbus.transport.memory import Held
 
 FRAMES: Final = (VideoFrame, AudioFrame, Packet, Data)
 _VIDEO: Final = int(Kind.VIDEO)
@@ -36,8 +37,22 @@ NOTHING: Final = Emission("", Interrupt())
 """What a node gives that has nothing to give, or whose value is sent already: no output is meant."""
 
 
-SendArray = Callable[[int, "Video | Audio", int, Fraction, int, Array], bool]
-"""Sends an array, of which everything is known that a frame's header says, at once; or returns False."""
+class SendArray(Protocol):
+    """Sends an array, of which everything is known that a frame's header says, at once; or returns False."""
+
+    def __call__(
+        self,
+        kind: int,
+        form: Video | Audio,
+        pts: int | None,
+        base: Fraction,
+        captured_ns: int,
+        array: Array,
+        held: Held | None = None,
+        /,
+    ) -> bool:
+        """Whether it was sent; if not, nothing has been done. `held` is the shared memory that it lies in."""
+        ...
 
 
 class _Known(NamedTuple):

@@ -17,10 +17,11 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, Final
 
-from rmbus.media import Frame, bare
+from rmbus.media import Frame, VideoFrame, bare, now_ns
 from rmbus.node import LENDER, Node, Ports, call_of, ports
+from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import NOTHING, Converter, Emission, SendArray
 from rmbus.runtime.eventloop import EventLoop
@@ -30,6 +31,7 @@ from rmbus.transport.memory import Held
 
 __all__ = ["AsyncEmissions", "Emission", "Invoker"]
 
+_VIDEO: Final = int(Kind.VIDEO)
 AsyncEmissions = AsyncGenerator[Emission, None]
 """What a node emits, awaited."""
 
@@ -57,6 +59,7 @@ class Invoker:
         self._converter = Converter(node, self.ports)
         self._loop: EventLoop | None = None
         self._lent: deque[Emission] = deque()
+        self._send: Mapping[str, SendArray] = {}
         self._kinds: dict[type, str] = {}
         self._origin: Frame | None = None
         self._room: Callable[[str, int], Held | None] = _no_room
@@ -83,7 +86,8 @@ class Invoker:
             self._leave = self._enter = _nothing
 
     def send_by(self, outputs: Mapping[str, SendArray]) -> None:
-        """Send plain arrays of a source by these, at once where they take them; then `NOTHING` comes out."""
+        """Send pictures that are lent, and plain arrays of a source, by these, at once where they take them."""
+        self._send = outputs
         self._converter.send_by(outputs)
 
     def forget(self) -> None:
@@ -309,9 +313,26 @@ class Invoker:
         finally:
             self._leave()
         yield loan.frame
+        if self._is_sent(port, loan):
+            return
         emission = self._converter.emission((self.ports.outputs[port], loan.finish()), model)
         if emission is not None:
             self._lent.append(emission)
+
+    def _is_sent(self, port: str, loan: Loan) -> bool:
+        """Send a picture that is finished at once, if its output can do that; whether it was sent."""
+        send, model = self._send.get(port), loan.frame
+        if send is None or self._lent or not isinstance(model, VideoFrame):
+            return False
+        captured_ns = model.captured_ns
+        if not captured_ns and self._origin is None:
+            captured_ns = now_ns()
+        loan.seal()
+        self._enter()
+        try:
+            return send(_VIDEO, model.format, model.pts, model.time_base, captured_ns, model.array, loan.held)
+        finally:
+            self._leave()
 
 
 def _nothing() -> None:

@@ -44,6 +44,7 @@ _ONE: Final = join_frames([b""])
 _wall_ns: Final = time.time_ns
 _RECEIVED: Final = int(Edge.RECEIVED)
 _SENT: Final = int(Edge.SENT)
+_SHARED: Final = int(Edge.SHARED)
 _DELIVERED: Final = int(Edge.DELIVERED)
 _DONE: Final = int(Edge.DONE)
 _BEGAN: Final = int(Edge.BEGAN)
@@ -314,8 +315,23 @@ class OutputLink:
 
         While the consumer has many to work off, it goes into a batch with those that follow.
         """
+        self.mailbox.pass_by(size)
+        self._go(frame)
+
+    def may_lend(self, held: Held) -> bool:
+        """Whether a frame that lies in shared memory may go by reference."""
+        return self.shares and held.place.segment in self.segments and self.lending.has_tickets
+
+    def lend_at_once(self, frame: bytes, held: Held) -> None:
+        """Send a data frame that lies in shared memory, and may be lent, past the mailbox, which is clear."""
+        box = self.mailbox
+        box.pass_by(held.place.size)
+        ticket = self.lending.lend(held, self._epoch << _EPOCH_SHIFT | box.place)
+        self._words[_SHARED] += 1
+        self._go(with_ticket(frame, ticket))
+
+    def _go(self, frame: bytes) -> None:
         box, batch, words = self.mailbox, self._batch, self._words
-        box.pass_by(size)
         is_behind = self._batches and words[_SENT] - words[_DELIVERED] > BEHIND_FRAMES
         if not batch and not is_behind:
             self._put(lane.encode_frames(box.place, _ONE + frame))
@@ -403,7 +419,7 @@ class OutputLink:
         if held.place.segment in self.segments:
             ticket = self.lending.lend(held, self._epoch << _EPOCH_SHIFT | self.mailbox.place)
             if ticket:
-                self._words[Edge.SHARED] += 1
+                self._words[_SHARED] += 1
                 return with_ticket(item.frame, ticket), b""
         assert item.header is not None
         return encode_frame(item.header, item.size), held.view()

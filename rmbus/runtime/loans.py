@@ -17,7 +17,7 @@ class Loan:
         model: what it is like. held: shared memory for its content; None: it is on the heap, and all zeros at first.
 
     Attributes:
-        frame: what is written to.
+        frame: what is written to. held: the memory.
     """
 
     def __init__(self, model: VideoFrame | AudioFrame, held: Held | None) -> None:
@@ -27,12 +27,16 @@ class Loan:
             array = held.view().view(model.array.dtype).reshape(model.array.shape)
         self.frame = model.with_array(array)
         put(self.frame, "array", array)
-        self._array, self._held = array, held
+        self._array, self.held = array, held
+
+    def seal(self) -> None:
+        """Nothing more can be written."""
+        self._array.setflags(write=False)
 
     def finish(self) -> VideoFrame | AudioFrame:
         """Return what was written, as a frame to be sent; nothing more can be written."""
-        sent = remember(self.frame.with_array(self._array), self._held)
-        self._array.setflags(write=False)
+        sent = remember(self.frame.with_array(self._array), self.held)
+        self.seal()
         put(self.frame, "array", sent.array)
         return sent
 

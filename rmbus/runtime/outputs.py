@@ -157,31 +157,67 @@ class OutputPort:
             self.on_key_wanted()
 
     def send_array(
-        self, kind: int, form: formats.Format, pts: int, base: Fraction, captured_ns: int, array: Array
+        self,
+        kind: int,
+        form: formats.Format,
+        pts: int | None,
+        base: Fraction,
+        captured_ns: int,
+        array: Array,
+        held: Held | None = None,
     ) -> bool:
-        """Do what `send` does with an array that is small, of the format that is told, and can go at once.
+        """Do what `send` does with an array of the format that is told, and that can go to every edge at once.
+
+        Args:
+            kind, form, pts, base, captured_ns: of its frame, whose `extra` is None.
+            array: the content, which may be written to again when it is sent, unless `held` is given.
+            held: the shared memory that it lies in, whole.
 
         Returns:
             Whether it was sent; if not, nothing has been done.
         """
         links, size = self.links, array.nbytes
-        if form is not self._format or size > INLINE_BYTES or not links:
-            return False
+        if form is not self._format:
+            if form != self._format:
+                return False
+            self._format = form  # which is looked at first, the next time
         for link in links:
             if not (link.is_up and link.mailbox.is_clear) or link.is_full:
                 return False
+        if not links:
+            return False
         if base is not self._base:
             self._base, self._num, self._den = base, base.numerator, base.denominator
-        seq = self._seq
-        frame = pack_frame((0, kind, seq, self._turn, pts, self._num, self._den, captured_ns, None, array.tobytes()))
-        self._seq = seq + 1
+        header = (kind, self._seq, self._turn, pts, self._num, self._den, captured_ns, None)
+        if size > INLINE_BYTES:
+            held = self._lendable(array) if held is None else held
+            if held is None or held.place.size != size or not all(link.may_lend(held) for link in links):
+                return False
+            frame = pack_frame((0, *header, held.place))
+            for link in links:
+                link.lend_at_once(frame, held)
+            item = named(Item, (kind, frame, size, b"", held, named(Header, header), None, None))
+        else:
+            frame = pack_frame((0, *header, array.tobytes()))
+            for link in links:
+                link.send_at_once(frame, size)
+            item = named(Item, (kind, frame, size, b"", None, None, None, None))
+        self._seq += 1
         self._words[_FRAMES_OUT] += 1
-        for link in links:
-            link.send_at_once(frame, size)
         if self.keeps_last:
             assert self._format_item is not None
-            self._last = (self._format_item, named(Item, (kind, frame, size, b"", None, None, None, None)))
+            self._last = (self._format_item, item)
         return True
+
+    def _lendable(self, array: Array) -> Slot | None:
+        """Return shared memory with a copy of an array in it."""
+        slot = self.room(array.nbytes) if array.flags.c_contiguous else None
+        if slot is not None:
+            if not all(link.may_lend(slot) for link in self.links):
+                return None
+            slot.write(array.data.cast("B"))
+            self._words[counters.Node.COPIED] += array.nbytes
+        return slot
 
     def control(self, kind: Kind, extra: Any = None) -> None:
         """Put a control frame in band."""

@@ -161,6 +161,11 @@ class Lending:
         self._lent: dict[int, tuple[int, Held]] = {}
         self._spoilt: list[Held] = []  # not told yet
 
+    @property
+    def has_tickets(self) -> bool:
+        """Whether more may be lent; if not, some may have been given back."""
+        return bool(self._free)
+
     def lend(self, held: Held, number: int) -> int:
         """Return the ticket for a frame of that number that lies in `held`; 0: none is left."""
         if not self._free:

@@ -51,7 +51,6 @@ def test_it_looks_until_nothing_waits(outputs: Outputs) -> None:
         with outputs.attendant.lock:
             outputs.waiting = count
             outputs.attendant.need()
-            assert outputs.attendant.is_needed
         for _ in range(count):
             assert outputs.looked.acquire(timeout=LONG_S)
         with outputs.attendant.lock:
@@ -84,7 +83,11 @@ def test_it_leaves_alone_what_gets_on_by_itself() -> None:
             return 5
         return step
 
-    attendant = Attendant(lambda: looks.append(1) is not None, progress, lambda error: None)
+    def look() -> bool:
+        looks.append(1)
+        return False
+
+    attendant = Attendant(look, progress, lambda error: None)
     attendant.need()
     assert stood_still.wait(LONG_S)
     attendant.end()

@@ -225,13 +225,46 @@ def test_the_short_way_is_for_what_can_go_at_once(producer: Producer, consumer: 
     producer.port.send(frame)
     assert sends(small)
     assert not sends(small, VideoFrame(small, "gray", rate=Fraction(5)).format)
-    assert not sends(np.zeros((300, 300), np.uint8))
     for _ in range(48):
         assert sends(small)
     assert not sends(small)  # the window is closed
     assert len(consumer.frames()) == 50
     assert sends(small)
     assert producer.page.words[Node.FRAMES_OUT] == 1 + 1 + 48 + 1
+
+
+def test_the_short_way_of_a_large_array_copies_it_once(producer: Producer, giver: Giver) -> None:
+    """Into shared memory; what lies there already is not copied; where somebody cannot see it, nothing is done."""
+    first, second, blind = Consumer(giver), Consumer(giver), Consumer(giver)
+    producer.joins(first)
+    producer.joins(second)
+    producer.port.send(picture(1))
+    form = producer.port._format
+
+    def sends(array: np.ndarray[Any, Any], held: Slot | None = None) -> bool:
+        return producer.port.send_array(int(Kind.VIDEO), form, 3, Fraction(1, 30), 0, array, held)
+
+    array = np.full((SIZE, SIZE), 2, np.uint8)
+    assert sends(array)
+    array[:] = 9
+    assert producer.copied == 2 * LARGE
+    frame, slot = rendered(producer, 4)
+    assert isinstance(frame, VideoFrame)
+    assert sends(frame.array, slot)
+    assert producer.copied == 2 * LARGE
+    del frame, slot
+    for consumer in (first, second):
+        frames = consumer.frames()
+        assert [int(each.array[0, 0]) for each in frames if isinstance(each, VideoFrame)] == [1, 2, 4]
+        assert [each.pts for each in frames] == [None, 3, 3]
+        assert all(isinstance(memory_of(each), Lease) for each in frames)
+        assert consumer.page.words[Edge.SHARED] == 3
+    assert not sends(array.T)  # which does not lie as it should
+    producer.joins(blind, shared=False)
+    assert not sends(array)
+    assert producer.copied == 2 * LARGE
+    producer.port.send(picture(5))
+    assert [int(each.array[0, 0]) for each in blind.frames() if isinstance(each, VideoFrame)] == [5]
 
 
 def test_a_consumer_with_much_to_do_gets_small_frames_in_batches(producer: Producer, consumer: Consumer) -> None:
