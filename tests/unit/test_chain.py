@@ -7,7 +7,7 @@ import random
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import msgpack
 import pytest
@@ -39,11 +39,21 @@ from rmbus.transport.lanes import FastLane, fast_pair
 TOKEN = bytes(16)
 
 
+made_pages: list[Page] = []
+
+
 def page() -> Page:
     descriptor = counters.create()
-    made = Page(descriptor)
+    made_pages.append(Page(descriptor))
     os.close(descriptor)
-    return made
+    return made_pages[-1]
+
+
+@pytest.fixture(autouse=True)
+def _pages_are_closed() -> Generator[None]:
+    yield
+    while made_pages:
+        made_pages.pop().close()
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------
