@@ -1,6 +1,7 @@
 """Frames as they travel: one compact msgpack array for each, its header and its payload in one.
 
-A frame is `[ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload]`; a decoder ignores further elements.
+A frame is `[ticket, kind, seq, turn, pts, num, den, captured_ns, extra, payload]`. An eleventh may be its identity; a
+decoder ignores further elements.
 What `extra` holds depends on the kind, see `protocol/README.md`. The payload is bytes, or says where the bytes are: a
 size, where they travel apart; `[segment, offset, size]`, where they lie in shared memory.
 """
@@ -64,6 +65,10 @@ class Place(NamedTuple):
     size: int
 
 
+Identity = tuple[int, ...]
+"""What a frame is known again by, when a producer that was started anew makes it once more: `(stream, number, …)`.
+Of one stream and on one edge, it only goes up."""
+
 Payload = bytes | int | Place
 """A payload on its way: its bytes, its size where the bytes travel apart, or its place in shared memory."""
 
@@ -84,6 +89,7 @@ pack_frame: Final = cast("Callable[[tuple[Any, ...]], bytes]", msgpack.Packer().
 """Encode the ten elements of a frame that are known to be in their ranges."""
 
 _ENTRY: Final = _array_head(10)
+_IDENTIFIED: Final = _array_head(11)
 _UNTICKETED: Final = len(_ENTRY) + 1
 _TICKETED: Final = [_ENTRY + msgpack.packb(ticket) for ticket in range(TICKETS + 1)]
 _HEADS: Final = [_array_head(count) for count in range(MAX_FRAMES + 1)]
@@ -109,6 +115,37 @@ def encode_frame(header: Header, payload: Payload | bytearray | memoryview = b""
 def with_ticket(frame: bytes, ticket: int) -> bytes:
     """Return an encoded frame with a ticket, from 1 to `TICKETS`."""
     return _TICKETED[ticket] + frame[_UNTICKETED:]
+
+
+def with_identity(frame: bytes, identity: bytes) -> bytes:
+    """Return an encoded frame, with a ticket or without, with its identity as an eleventh element."""
+    return _IDENTIFIED + frame[len(_ENTRY) :] + identity
+
+
+def encode_identity(identity: Identity) -> bytes:
+    """Return an identity as `with_identity` takes it."""
+    data: bytes = pack_frame(identity)
+    return data
+
+
+def identities(body: bytes | bytearray | memoryview) -> list[Identity | None]:
+    """Return the identity of each frame of a message, None for those that have none.
+
+    Raises:
+        MalformedFrame: an identity is none.
+    """
+    found: list[list[Any]] = unpack(body, limit=MAX_LANE_BYTES, what="a message of frames", deep=False)
+    return [None if len(frame) == 10 else _identity(frame[10]) for frame in found]
+
+
+def _identity(found: Any) -> Identity | None:
+    if found is None:
+        return None
+    if type(found) is not list or not 2 <= len(found) <= MAX_DEPTH:
+        raise MalformedFrame(f"the identity of a frame is an array of 2 to {MAX_DEPTH} numbers")
+    if any(type(number) is not int or number < 0 for number in found):  # pyright: ignore[reportUnknownVariableType] -- a peer's value
+        raise MalformedFrame("the identity of a frame holds what is no number from 0 up")
+    return tuple(found)  # pyright: ignore[reportUnknownArgumentType] -- likewise
 
 
 def join_frames(frames: Sequence[bytes]) -> bytes:

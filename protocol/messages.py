@@ -126,6 +126,7 @@ class Start(Message):
         inputs, outputs: names of the ports that are joined.
         topics: port to topic: outputs that are published; a name that is taken is given with the session's id.
         by_hand: no process is started: one of the user's will join with the same session and node.
+        revives: the death of its process does not end what it is joined to: it may be started anew.
     """
 
     session: str = attrs.field(validator=fields.session)
@@ -141,6 +142,15 @@ class Start(Message):
     outputs: list[str] = attrs.field(factory=list[str])
     topics: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
     by_hand: bool = False
+    revives: bool = False
+
+
+@_message("revive")
+class Revive(Message):
+    """Start a node anew whose process has died; its pickled state is the blob. Answered with `started`."""
+
+    session: str = attrs.field(validator=fields.session)
+    node: int = attrs.field(validator=_number)
 
 
 @_message("started")
@@ -166,6 +176,7 @@ class Link(Message):
         token: proves on the lane that a connection is this edge's.
         producer, consumer: number of the node, or -1 where it is on the other host.
         meet: whether the hosts meet. apart: why they do not, in words.
+        resends: whether the edge outlives the death of an end: what is not acknowledged is kept, and sent again.
         dial: whether this host's gateway makes the connection; else it waits for it.
         peer: the other gateway's endpoint; `peer_key` its key, `public` and `secret` the client's pair. For the
             producer's host of two that meet the path of the other's `host.sock`, and `secret` is what it shows there.
@@ -190,6 +201,7 @@ class Link(Message):
     peer_key: str = ""
     public: str = ""
     secret: str = attrs.field(default="", repr=False)
+    resends: bool = False
 
 
 @_message("go")
@@ -322,6 +334,8 @@ class Input(Message):
     Attributes:
         page, lane, listener: places among the descriptors that ride along, -1: none. path: where the socket listens.
         topic: what feeds it, "" for an edge of a pipeline.
+        epoch: from 1 up, as of `output`; a known edge with a further one is joined anew.
+        life: how many processes have been its producer, this one included.
     """
 
     edge: int = attrs.field(validator=_number)
@@ -333,6 +347,8 @@ class Input(Message):
     listener: int = -1
     path: str = ""
     topic: str = ""
+    epoch: int = attrs.field(default=1, validator=_frames)
+    life: int = attrs.field(default=1, validator=_frames)
 
 
 @_message("output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 import attrs
@@ -107,6 +108,26 @@ def make_plan(pipeline: Pipeline, on: str | Sequence[str], *, here: Sequence[Nod
         for number, edge in enumerate(pipeline.edges)
     )
     return Plan(tuple(planned.values()), edges)
+
+
+def check_revivable(plan: Plan) -> None:
+    """Refuse a pipeline whose nodes could not be started anew when they die.
+
+    Raises:
+        PipelineError: it is spread over several hosts, or runs in a circle.
+    """
+    if len(plan.places) > 1:
+        raise PipelineError(f"nodes are started anew on one host so far, and these are on {', '.join(plan.places)}")
+    feeds = {node.number: {edge.producer.number for edge in plan.edges if edge.consumer is node} for node in plan.nodes}
+    try:
+        TopologicalSorter(feeds).prepare()
+    except CycleError as error:
+        names = {node.number: node.name for node in plan.nodes}
+        circle = " -> ".join(names[number] for number in error.args[1])
+        raise PipelineError(
+            f"{circle} is a circle: what is made from a frame would be waited for by that frame, so its nodes cannot "
+            "be started anew"
+        ) from error
 
 
 def _check_supported(pipeline: Pipeline) -> None:

@@ -26,7 +26,7 @@ from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
 from rmbus.node import Node
 from rmbus.pipeline import Pipeline
-from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, dialer, make_plan
+from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.protocol.messages import UPSTREAM_FAILED
@@ -93,6 +93,7 @@ class Session:
         here: Sequence[Node] = (),
         fast: bool = True,
         shared: bool = True,
+        revives: bool = False,
     ) -> None:
         """Start a pipeline; everything is linked when this returns.
 
@@ -101,6 +102,8 @@ class Session:
             here: nodes that run in this process.
             fast: between two nodes of one machine, whether they may speak past ZeroMQ. shared: whether large frames
                 may lie in shared memory there. Everything works without, more slowly.
+            revives: whether the death of a node's process does not end the run: what it owes is kept until
+                `revive_node` starts it anew. All of it runs on one host then, and nothing of it in a circle.
 
         Raises:
             PipelineError, PackagingError: before anything runs. HostError, ConnectFailed: a host cannot be had.
@@ -111,6 +114,10 @@ class Session:
         self.id = secrets.token_hex(8)
         self._here = frozenset(here)
         self._plan = make_plan(pipeline, on, here=here)
+        self._revives = revives
+        self._is_up = False
+        if revives:
+            check_revivable(self._plan)
         self._on_log = on_log
         self._fast, self._shared = fast, shared
         self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
@@ -184,6 +191,30 @@ class Session:
         """Raise what has failed, or that the pipeline cannot go on; else return at once."""
         self._watch(0)
 
+    def revive_node(self, name: str) -> None:
+        """Start a node anew whose process has died, with the state that it was first sent with.
+
+        Raises:
+            HostError: there is none of that name, it lives, or the session was not started with `revives`.
+        """
+        run = next((run for run in self._runs.values() if run.plan.name == name), None)
+        if run is None or not self._revives or run.status != "lost":
+            about = "there is none of that name" if run is None else f"it is {run.status}"
+            raise HostError(
+                f"node {name!r} cannot be started anew ({about}): it takes Session(..., revives=True), and a node that "
+                "is lost"
+            )
+        request = messages.Revive(self.id, run.plan.number)
+        with self._changed:
+            run.status = "starting"
+        future = self._clients[run.plan.place].request(request, run.state)
+        try:
+            run.started = expect(self._result(future), messages.Started)
+        except RmbusError:
+            with self._changed:
+                run.status = "lost" if run.status == "starting" else run.status
+            raise
+
     def kill(self) -> Report:
         """End every process now; what is under way is counted as stopped."""
         self._finish(Closed("the run was killed"))
@@ -238,6 +269,7 @@ class Session:
                 raise HostError(f"not everything was up within {START_TIMEOUT_S:g} s: {self._missing(wanted)}")
             self._pause(0.5)
         self._began = time.monotonic()
+        self._is_up = True
         for client in self._clients.values():
             client.ask(messages.Go(self.id), messages.Ok)
 
@@ -282,6 +314,7 @@ class Session:
                 outputs=list(plan.outputs),
                 topics={port: self._topic(plan, port) for port in plan.outputs},
                 by_hand=plan.node in self._here,
+                revives=self._revives,
             )
             waiting.append((run, self._clients[plan.place].request(start, run.state)))
             if start.by_hand:
@@ -328,6 +361,7 @@ class Session:
             edge.credit,
             self._fast,
             self._shared,
+            resends=self._revives,
         )
         if producer.place == consumer.place:
             self._clients[producer.place].ask(link, messages.Ok)
@@ -416,7 +450,7 @@ class Session:
 
     def _node_event(self, client: HostClient, run: _Run, message: messages.NodeEvent) -> None:
         run.status = message.state
-        if message.state in ("ready", "ended"):
+        if message.state in ("ready", "ended") or (message.state == "lost" and self._revives and self._is_up):
             return
         error = node_error(
             message.message or (f"the node's process has ended: {message.status}" if message.status else "no message"),
@@ -472,6 +506,9 @@ class Session:
     def _look_for_stall(self) -> None:
         now = time.monotonic()
         if now - self._moved[1] < 1.0 or self._is_over():
+            return
+        if any(run.status in ("lost", "starting") for run in self._runs.values()):
+            self._moved = (self._moved[0], now)  # its neighbours wait for it to be started anew
             return
         accounts = self._accounts()
         if accounts.moved != self._moved[0] or not accounts.all_wait:

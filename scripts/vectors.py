@@ -88,6 +88,21 @@ def read_frames(parts: list[bytes]) -> Value:
     ]
 
 
+def write_identities(value: Value) -> list[bytes]:
+    """Return the body of a message of the smallest frames, with these identities."""
+    smallest = frames.encode_frame(frames.Header(frames.Kind.VIDEO, 0))
+    told = [
+        smallest if identity is None else frames.with_identity(smallest, frames.encode_identity(tuple(identity)))
+        for identity in value
+    ]
+    return [frames.join_frames(told)]
+
+
+def read_identities(parts: list[bytes]) -> Value:
+    """Return the identity of each frame that the body of a message holds, None where there is none."""
+    return [None if identity is None else list(identity) for identity in frames.identities(parts[0])]
+
+
 def write_lane(value: Value) -> list[bytes]:
     """Return the parts of a message of a lane."""
     message = lane.Message(lane.Type[value["type"].upper()], value["number"], value["body"], value["payload"])
@@ -180,6 +195,7 @@ BOTH_WAYS: Final[dict[str, tuple[Write, Read]]] = {
     "lane": (write_lane, lambda parts, _: read_lane(parts)),
     "control": (write_control, lambda parts, _: read_control(parts)),
     "payloads": (write_payload, lambda parts, was: was | {"content": read_payload(parts, was["format"])}),
+    "identities": (write_identities, lambda parts, _: read_identities(parts)),
     "gateway": (write_key, lambda parts, _: read_key(parts)),
     "manifest": (write_manifest, lambda parts, _: read_manifest(parts)),
 }

@@ -129,6 +129,7 @@ class Host:
             messages.Have: self._have,
             messages.Put: self._put,
             messages.Start: self._start,
+            messages.Revive: self._revive,
             messages.Link: self._link,
             messages.Go: self._go,
             messages.Stop: self._stop,
@@ -320,6 +321,37 @@ class Host:
         if worker.is_ready:
             started()
 
+    def _revive(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Revive)
+        session = self._known(client, request.session)
+        node = session.nodes.get(request.node)
+        if node is None or node.state != "lost" or not node.start.revives or node.start.by_hand:
+            about = "no such node" if node is None else f"{node.start.name} is {node.state}"
+            raise HostError(
+                f"session {session.name} cannot start node {request.node} anew ({about}): it takes one whose process "
+                "has died, of a session that was started so that they may be",
+                host=self.settings.name,
+            )
+        if session.is_over(request.node):
+            node.state = "ended"
+            self._wiring.ended(node.endpoint, died=False)
+            reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
+            session.tell(messages.NodeEvent(session.name, request.node, "ended"))
+            return
+        package = self._store.open(node.start.address) if node.start.address else None
+        endpoint, warm = self._pool.take()
+        endpoint.session = session.name
+        worker = endpoint.worker
+        worker.on_ready = lambda: reply(messages.Started(worker.pid, worker.level.word, warm, "started anew"))
+        descriptors = [memory_file("rmbus-state", blob), os.dup(node.descriptor), *([package] if package else [])]
+        job = self._job(node, state=0, page=1, package=2 if package else -1)
+        worker.send(attrs.evolve(job, level=worker.level.word, work=str(endpoint.work)), descriptors)
+        session.revive(node, endpoint)
+        self._attend(session, request.node, node)
+        self._publish(session, node)
+        if worker.is_ready:
+            worker.on_ready()
+
     def _announce(self, session: HostedSession, request: messages.Start, reply: Reply) -> None:
         """A process of the user's will join as this node."""
 
@@ -437,7 +469,10 @@ class Host:
 
         def exited(status: str) -> None:
             self._directory.withdraw(node.endpoint)
-            self._wiring.ended(node.endpoint, died=node.state != "ended")
+            if node.start.revives and node.state not in ("ended", "failed"):
+                self._wiring.died(node.endpoint)
+            else:
+                self._wiring.ended(node.endpoint, died=node.state != "ended")
             if node.state not in ("ended", "failed") and not session.is_ending:
                 node.state = "lost"
                 session.tell(messages.NodeEvent(session.name, number, "lost", status=status))

@@ -33,6 +33,7 @@ class HostedEdge:
         is_cut: whether an end of it is gone.
         is_awaited: whether the producer's host has still to come for it.
         kept: the consumer's end of its lane, until then.
+        epoch: how often it was joined. life: how many processes have been its producer.
     """
 
     def __init__(self, link: messages.Link, producer: End, consumer: End, page: int | None = None) -> None:
@@ -44,6 +45,7 @@ class HostedEdge:
         self.lane = "tcp" if self.is_bridged else "fast" if link.fast else "ipc"
         self.problem = ""
         self.is_cut = False
+        self.epoch = self.life = 1
         self.door: Path | None = None
         self.is_awaited = False
         self.kept: socket.socket | None = None
@@ -54,6 +56,11 @@ class HostedEdge:
     def shares(self) -> bool:
         """Whether its frames may go by reference."""
         return not self.is_bridged and self.link.shared and not self.problem
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the edge outlives the death of an end, which may be started anew."""
+        return self.link.resends and not self.is_met and not self.is_bridged
 
     @property
     def standing(self) -> str:
@@ -156,12 +163,27 @@ class Wiring:
         """
         edge = HostedEdge(link, producer, consumer)
         self._edges.append(edge)
-        if edge.lane == "fast":
-            self._join_fast(edge, topic, last)
-        else:
-            self._join_by_socket(edge, producer, consumer, topic, last)
+        self._join(edge, producer, consumer, topic, last=last)
         self.memory.joined(edge)
         return edge
+
+    def rejoin(self, old: Endpoint, new: Endpoint) -> None:
+        """Another process is what one that has died was: tell the other ends of its edges, and then what it had."""
+        edges = [edge for edge in self._edges if edge.outlives and old in (edge.producer, edge.consumer)]
+        for edge in edges:
+            edge.epoch += 1
+            edge.problem = ""
+            if edge.producer is old:
+                edge.producer = new
+                edge.life += 1
+            if edge.consumer is old:
+                edge.consumer = new
+            assert isinstance(edge.producer, Endpoint)
+            assert isinstance(edge.consumer, Endpoint)
+            self._join(edge, edge.producer, edge.consumer, last=False)
+        self.memory.ended(old)
+        for edge in edges:
+            self.memory.joined(edge)
 
     # An edge whose ends are on two hosts that meet is wired in four steps: the consumer's host awaits the other, and
     # when that has come, offers it the lane and the page; the producer's host takes them; then the consumer's begins.
@@ -192,7 +214,7 @@ class Wiring:
         """The producer's host has taken the offer: tell the consumer."""
         assert edge.kept is not None
         edge.is_awaited = False
-        edge.consumer.worker.send(self._input(edge.link, "", lane=1), [os.dup(edge.descriptor), edge.kept.detach()])
+        edge.consumer.worker.send(self._input(edge, "", lane=1), [os.dup(edge.descriptor), edge.kept.detach()])
         edge.kept = None
 
     def subscribe(
@@ -218,9 +240,21 @@ class Wiring:
         self._edges.remove(edge)
         edge.close()
 
+    def died(self, endpoint: Endpoint) -> None:
+        """A process is gone that may be started anew: those of its edges that outlive it wait for that."""
+        self._cut(endpoint, [edge for edge in self._edges if not edge.outlives], died=True)
+
+    def end_consumer(self, edge: HostedEdge) -> None:
+        """The consumer of an edge has ended long before its producer was started anew."""
+        edge.producer.worker.send(messages.Gone(edge.link.edge, "consumer_ended"))
+
     def ended(self, endpoint: End, *, died: bool) -> None:
         """A process is gone: tell the other ends of its edges, and forget those that are of no session."""
-        for edge in self._edges[:]:
+        self._cut(endpoint, self._edges[:], died=died)
+        self.memory.ended(endpoint)
+
+    def _cut(self, endpoint: End, edges: list[HostedEdge], *, died: bool) -> None:
+        for edge in edges:
             if edge.is_bridged:
                 continue  # the gateways' hosts tell their sessions
             if edge.consumer is endpoint:
@@ -233,35 +267,41 @@ class Wiring:
             edge.is_cut = True
             if edge.link.edge >= FIRST_TOPIC_EDGE:
                 self.leave(edge)
-        self.memory.ended(endpoint)
+
+    def _join(self, edge: HostedEdge, producer: Endpoint, consumer: Endpoint, topic: str = "", *, last: bool) -> None:
+        if edge.lane == "fast":
+            self._join_fast(edge, topic, last)
+        else:
+            self._join_by_socket(edge, producer, consumer, topic, last)
 
     def _join_fast(self, edge: HostedEdge, topic: str, last: bool) -> None:
         ours, theirs = fast_pair()
         with ours, theirs:
             given = [os.dup(edge.descriptor), os.dup(theirs.fileno())]
-            edge.consumer.worker.send(self._input(edge.link, topic, lane=1), given)
+            edge.consumer.worker.send(self._input(edge, topic, lane=1), given)
             given = [os.dup(edge.descriptor), os.dup(ours.fileno())]
             edge.producer.worker.send(self._output(edge, "", last, lane=1), given)
 
     def _join_by_socket(self, edge: HostedEdge, producer: Endpoint, consumer: Endpoint, topic: str, last: bool) -> None:
         link = edge.link
         listener = consumer.listener()
+        if edge.door is not None:
+            edge.door.unlink(missing_ok=True)
         door = edge.door = producer.door_to(consumer)
         if link.consumer == -1:
             _bridge(consumer, link, str(consumer.inbox), listener)
         else:
             given = [os.dup(edge.descriptor), *([] if listener is None else [listener])]
             place = -1 if listener is None else 1
-            consumer.worker.send(self._input(link, topic, listener=place, path=str(consumer.inbox)), given)
+            consumer.worker.send(self._input(edge, topic, listener=place, path=str(consumer.inbox)), given)
         if link.producer == -1:
             _bridge(producer, link, str(door), None)
         else:
             producer.worker.send(self._output(edge, str(door), last), [os.dup(edge.descriptor)])
 
     @staticmethod
-    def _input(
-        link: messages.Link, topic: str, *, lane: int = -1, listener: int = -1, path: str = ""
-    ) -> messages.Input:
+    def _input(edge: HostedEdge, topic: str, *, lane: int = -1, listener: int = -1, path: str = "") -> messages.Input:
+        link = edge.link
         return messages.Input(
             link.edge,
             link.into,
@@ -272,6 +312,8 @@ class Wiring:
             listener=listener,
             path=path,
             topic=topic,
+            epoch=edge.epoch,
+            life=edge.life,
         )
 
     @staticmethod
@@ -288,6 +330,8 @@ class Wiring:
             lane=lane,
             shared=edge.shares,
             last=last,
+            epoch=edge.epoch,
+            resends=link.resends,
         )
 
 

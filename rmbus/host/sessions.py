@@ -60,7 +60,7 @@ class HostedSession:
         self.nodes: dict[int, HostedNode] = {}
         self.edges: dict[int, HostedEdge] = {}
         self.tell = tell
-        self.is_ending = False
+        self.is_ending = self._is_going = self._is_draining = False
 
     def endpoint(self, number: int, gateway: Endpoint | None) -> Endpoint:
         """Return where an end of an edge is: a node of this session, or, for -1, the gateway."""
@@ -100,12 +100,36 @@ class HostedSession:
 
     def go(self) -> None:
         """Let the sources begin."""
+        self._is_going = True
         for node in self.nodes.values():
             node.worker.send(messages.Go(self.name))
 
     def drain(self) -> None:
         """Let the sources end; what is queued is finished."""
+        self._is_draining = True
         for node in self.nodes.values():
+            node.worker.send(messages.Stop(self.name, drain=True))
+
+    def is_over(self, number: int) -> bool:
+        """Whether a node that has died had done all its work, or has nobody left to do it for."""
+        node = self.nodes[number]
+        consumers = [self.nodes[edge.link.consumer] for edge in self.edges.values() if edge.producer is node.endpoint]
+        return bool(node.page.words[counters.Node.CONCLUDED]) or (
+            bool(consumers) and all(consumer.state == "ended" for consumer in consumers)
+        )
+
+    def revive(self, node: HostedNode, endpoint: Endpoint) -> None:
+        """Another process is to be a node whose own has died: join its edges to it, and let it go on."""
+        old, node.endpoint = node.endpoint, endpoint
+        node.state = "starting"
+        self._wiring.rejoin(old, endpoint)
+        old.remove()
+        for edge in self.edges.values():
+            if edge.producer is endpoint and self.nodes[edge.link.consumer].state == "ended":
+                self._wiring.end_consumer(edge)
+        if self._is_going:
+            node.worker.send(messages.Go(self.name))
+        if self._is_draining:
             node.worker.send(messages.Stop(self.name, drain=True))
 
     def kill(self) -> None:

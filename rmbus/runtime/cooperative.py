@@ -69,8 +69,7 @@ class CooperativeLoop(NodeLoop):
         elif self._ended or not self._may_start or not all(link.ended for link in self._inputs):
             return False
         elif not self._flushed:
-            self._flushed = True
-            self.frame = None
+            self._note_flush()
             await self._work(self._invoker.flush_async())
         else:
             self._end()

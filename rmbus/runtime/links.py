@@ -278,7 +278,7 @@ class OutputLink:
         batches: bool = False,
     ) -> None:
         self.edge, self.lane, self.page = edge, end, page
-        self.mailbox = Mailbox(delivery, page, resends=resends)
+        self.mailbox = self._new_mailbox(delivery, page, resends)
         self.shares, self.segments = shares, segments
         self.is_up = self.is_full = False
         self.on_full: Callable[[], None] = _nothing
@@ -293,6 +293,9 @@ class OutputLink:
         self._epoch = epoch
         self.lending = Lending(page)
         self._say(lane.Message(lane.Type.MARK, epoch, token))
+
+    def _new_mailbox(self, delivery: Delivery, page: Page, resends: bool) -> Mailbox:
+        return Mailbox(delivery, page, resends=resends)
 
     @property
     def is_clear(self) -> bool:

@@ -87,7 +87,7 @@ class NodeLoop:
         self._routes: dict[bytes, InputLink] = {}
         self._early: dict[bytes, tuple[bytes, int]] = {}
         self._inputs: list[InputLink] = []
-        self._ports = {name: OutputPort(name, memory, page) for name in outputs}
+        self._ports = {name: self._new_port(name, page) for name in outputs}
         self._inbox: deque[Arrival] = deque()
         self._lanes_in: dict[int, FastLane] = {}
         self._watched: dict[int, _Watched] = {}
@@ -117,15 +117,7 @@ class NodeLoop:
 
     def add_input(self, message: messages.Input, page: Page, listener: int | None, fast: int | None) -> None:
         """Expect an edge, on a lane of its own or on the listening socket."""
-        link = InputLink(
-            message.edge,
-            message.port,
-            page,
-            self._memory.segments,
-            credit=message.credit,
-            token=message.token,
-            topic=message.topic,
-        )
+        link = self._new_input(message, page)
         self._inputs.append(link)
         if fast is not None:
             end = self._lanes_in[link.edge] = FastLane(socket.socket(fileno=fast))
@@ -143,14 +135,37 @@ class NodeLoop:
 
     def add_output(self, message: messages.Output, page: Page, fast: int | None, on_up: Callable[[], None]) -> None:
         """Begin an edge, and call back when its mark has come back."""
-        end: DealerLane | FastLane
-        if fast is not None:
-            end = FastLane(socket.socket(fileno=fast))
-        else:
-            dealer = open_socket(self._context, zmq.DEALER)
-            dealer.connect(f"ipc://{message.path}")
-            end = DealerLane(dealer)
-        link = OutputLink(
+        end = self._new_lane(message, fast)
+        link = self._new_output(message, page, end)
+        link.on_wait = self._note_waiting
+        port = self._ports[message.port]
+        port.add(link, last=message.last)
+        self._watch(port, link, end, on_up)
+
+    def _watch(self, port: OutputPort, link: OutputLink, end: DealerLane | FastLane, on_up: Callable[[], None]) -> None:
+        """Hear what the consumer of an edge says."""
+        link.on_full = partial(self._watch_room, link, end)
+        if link.is_full:
+            link.on_full()
+        watched = self._watched[link.edge] = _Watched(port, link, end, partial(self._answered, port, link, end, on_up))
+        self.reactor.add(end.source, watched.serve)
+
+    def _new_port(self, name: str, page: Page) -> OutputPort:
+        return OutputPort(name, self._memory, page)
+
+    def _new_input(self, message: messages.Input, page: Page) -> InputLink:
+        return InputLink(
+            message.edge,
+            message.port,
+            page,
+            self._memory.segments,
+            credit=message.credit,
+            token=message.token,
+            topic=message.topic,
+        )
+
+    def _new_output(self, message: messages.Output, page: Page, end: DealerLane | FastLane) -> OutputLink:
+        return OutputLink(
             message.edge,
             end,
             message.token,
@@ -160,16 +175,15 @@ class NodeLoop:
             shares=message.shared,
             epoch=message.epoch,
             resends=message.resends,
-            batches=fast is not None,
+            batches=isinstance(end, FastLane),
         )
-        port = self._ports[message.port]
-        link.on_wait = self._note_waiting
-        port.add(link, last=message.last)
-        link.on_full = partial(self._watch_room, link, end)
-        if link.is_full:
-            link.on_full()
-        watched = self._watched[link.edge] = _Watched(port, link, end, partial(self._answered, port, link, end, on_up))
-        self.reactor.add(end.source, watched.serve)
+
+    def _new_lane(self, message: messages.Output, fast: int | None) -> DealerLane | FastLane:
+        if fast is not None:
+            return FastLane(socket.socket(fileno=fast))
+        dealer = open_socket(self._context, zmq.DEALER)
+        dealer.connect(f"ipc://{message.path}")
+        return DealerLane(dealer)
 
     def publish(self, message: messages.Publish) -> None:
         """Outputs are topics: keep the last frame of each for those who come later."""
@@ -221,6 +235,9 @@ class NodeLoop:
             self._has_begun = True
             self._let_go()
             self._close_running()
+
+    def conclude(self) -> None:
+        """The node has ended and has cleaned up; one that cannot be started anew has nothing more to say."""
 
     def abort(self, error: BaseException) -> None:
         """Let `run` raise; called from any thread."""
@@ -447,12 +464,16 @@ class NodeLoop:
         if self._ended or not self._may_start or not all(link.ended for link in self._inputs):
             return False
         if not self._flushed:
-            self._flushed = True
-            self.frame = None
+            self._note_flush()
             self._running = iter(self._invoker.flush())
             return True
         self._end()
         return True
+
+    def _note_flush(self) -> None:
+        """All inputs have ended: what the node's code makes now comes from none of them."""
+        self._flushed = True
+        self.frame = None
 
     def _end(self) -> None:
         self._ended = True

@@ -94,6 +94,10 @@ class NodeMemory:
             with self._changed:
                 self._answered.add((message.port, message.segment))
                 self._changed.notify_all()
+        elif isinstance(message, messages.Output):
+            if message.epoch > 1:  # another process is the consumer; what it has mapped is told after this
+                self._readers[message.edge].clear()
+            return False
         elif isinstance(message, messages.Detach):
             for readers in list(self._readers.values()):
                 readers.discard(message.segment)  # what is sent on from it goes apart from now on

@@ -57,9 +57,7 @@ class Process:
         Raises:
             whatever went wrong, after the host has been told.
         """
-        from rmbus.runtime.cooperative import CooperativeLoop
         from rmbus.runtime.invoke import Invoker
-        from rmbus.runtime.loop import NodeLoop
         from rmbus.runtime.memory import NodeMemory
 
         sys.setswitchinterval(SWITCH_S)
@@ -69,7 +67,7 @@ class Process:
             invoker = Invoker(load())
             invoker.join(start.inputs, start.outputs)
             memory = NodeMemory(self._say)
-            kind = CooperativeLoop if invoker.is_async else NodeLoop
+            kind = _kind_of_loop(start, is_async=invoker.is_async)
             loop = kind(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
             listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
             listener.start()
@@ -82,6 +80,7 @@ class Process:
                 raise
             invoker.cleanup()
             invoker.close()
+            loop.conclude()
         except BaseException as error:  # the supervisor around user code: whatever it was, the caller is told
             self._failed(error, loop)
             raise
@@ -136,6 +135,17 @@ class Process:
         except Stripped as stripped:
             return stripped.message, []
         return message, descriptors
+
+
+def _kind_of_loop(start: messages.Start, *, is_async: bool) -> type[NodeLoop]:
+    if start.revives:
+        from rmbus.runtime.revival import AsyncReviveLoop, ReviveLoop
+
+        return AsyncReviveLoop if is_async else ReviveLoop
+    from rmbus.runtime.cooperative import CooperativeLoop
+    from rmbus.runtime.loop import NodeLoop
+
+    return CooperativeLoop if is_async else NodeLoop
 
 
 def _clean_after_failure(invoker: Invoker) -> None:

@@ -26,6 +26,11 @@ REASONS: Final = (
     "repeated",  # a producer that was started anew made them once more
 )
 
+BANKS: Final = (16, 520)
+"""On a node's page: two banks of `BANK_WORDS`, of which one is written while the other is in force."""
+
+BANK_WORDS: Final = 500
+
 TICKET_WORDS: Final = 512
 """From here on, on an edge's page: for each ticket the number of the last frame that was given back; consumer."""
 
@@ -64,6 +69,8 @@ class Node(enum.IntEnum):
     FRAMES_IN = 2
     FRAMES_OUT = 3
     COPIED = 4  # bytes of large payloads that were copied on their way out
+    CONCLUDED = 5  # all its work is done, its own cleaning up too; what comes after can be done without
+    BANK = 8  # which of the two banks of a node that may be started anew is in force, 0: none yet
 
 
 class State(enum.IntEnum):
@@ -94,6 +101,10 @@ class Page:
         words = self.words
         sums = {r: words[_DROPPED_BY_PRODUCER + k] + words[_DROPPED_BY_CONSUMER + k] for k, r in enumerate(REASONS)}
         return {reason: count for reason, count in sums.items() if count}
+
+    def dropped_by_producer(self) -> int:
+        """Return how many frames the producer has dropped, for whatever reason."""
+        return sum(self.words[_DROPPED_BY_PRODUCER : _DROPPED_BY_PRODUCER + len(REASONS)])
 
     def dropped_by_consumer(self) -> int:
         """Return how many frames the consumer has dropped itself, for whatever reason."""

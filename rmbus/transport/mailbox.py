@@ -68,7 +68,7 @@ class Mailbox:
         self._reliable = delivery.kind == "reliable"
         self._page = page
         self._words = page.words
-        self._published = page.words[Edge.PUBLISHED]  # a producer that is started anew goes on counting
+        self._published: int = page.words[Edge.PUBLISHED]  # a producer that is started anew goes on counting
         self._offered = page.words[Edge.BYTES]
         self._sent_in_all = page.words[Edge.SENT]
         self._queue: deque[Item] = deque()
@@ -235,7 +235,8 @@ class Mailbox:
             self._sent_items.clear()
         resent = sum(item.kind < 16 for item in again)
         begun_again = self._processed() - self._words[Edge.DUPLICATES] - (self._words[Edge.SENT] - resent)
-        self._words[Edge.DUPLICATES] += max(0, begun_again)
+        # What lay unread at a consumer that has died, and was counted when its producer died before, comes off again.
+        self._words[Edge.DUPLICATES] = max(0, self._words[Edge.DUPLICATES] + begun_again)
         self._sent_in_all -= resent
         self._words[Edge.SENT] = self._sent_in_all
         self._frames += resent

@@ -103,6 +103,7 @@ class Delivering(RuleBasedStateMachine):
         if delivery.kind != "reliable":
             reader = self.source.join(Party("late", self.host), delivery, **terms)
             reader.turn = self.source.party.port._turn
+            self.may_send_video &= delivery.kind != "latest"
 
     @rule()
     def trims(self) -> None:

@@ -294,3 +294,60 @@ def test_memory_goes_with_its_process(wired: Wired) -> None:
     wired.wiring.ended(first.endpoint, died=True)
     assert second.told(messages.Detach) == [messages.Detach(number)]
     assert wired.wiring.memory.size_bytes == 0
+
+
+# --- another process for one that has died ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_edge_that_outlives_an_end_is_joined_anew(wired: Wired, fast: bool) -> None:
+    """Nobody hears of the death; both ends are told the next epoch, and the consumer how many producers it has had."""
+    first, second, third = (wired.process() for _ in range(3))
+    wired.join(first, second, resends=True, fast=fast)
+    wired.join(second, third, resends=True, fast=fast)
+    wired.wiring.died(second.endpoint)
+    assert [first.told(Gone), third.told(Gone)] == [[], []]
+    new = wired.process()
+    wired.wiring.rejoin(second.endpoint, new.endpoint)
+    assert [(said.edge, said.epoch, said.resends) for said in first.told(Output)] == [(0, 1, True), (0, 2, True)]
+    assert [(said.edge, said.epoch, said.life) for said in third.told(Input)] == [(1, 1, 1), (1, 2, 2)]
+    assert [(said.edge, said.epoch, said.life) for said in new.told(Input)] == [(0, 2, 1)]
+    assert [(said.edge, said.epoch) for said in new.told(Output)] == [(1, 2)]
+    assert {said.token for said in first.told(Output)} == {said.token for said in new.told(Input)}
+    assert ([*first.endpoint.folder.glob("*.sock")] != []) is not fast
+    assert next(wired.wiring.readers(first.endpoint, "out")).consumer is new.endpoint
+
+
+def test_an_edge_that_does_not_outlive_an_end_goes_with_it(wired: Wired) -> None:
+    """A topic's, and one that was not asked to: the other end is told at once, and is not joined again."""
+    publisher, subscriber, other = wired.process(), wired.process(""), wired.process()
+    wish = Join("meter", inputs={"level": "a/b"}, delivery="latest", n=1)
+    wired.wiring.subscribe(publisher.endpoint, "out", subscriber.endpoint, "level", "a/b", wish)
+    wired.join(publisher, other)
+    wired.wiring.died(publisher.endpoint)
+    assert [said.reason for said in (*subscriber.told(Gone), *other.told(Gone))] == ["producer_died"] * 2
+    new = wired.process()
+    wired.wiring.rejoin(publisher.endpoint, new.endpoint)
+    assert new.told(Output) == []
+
+
+def test_the_memory_of_one_that_has_died_goes_when_another_follows(wired: Wired) -> None:
+    """And not before: its consumer still takes what it had sent. The next one has what others had lent to it."""
+    first, second, third = (wired.process() for _ in range(3))
+    wired.join(first, second, resends=True)
+    wired.join(second, third, resends=True)
+    memory = wired.wiring.memory
+    numbers: list[int] = []
+    for process, reader in ((first, second), (second, third)):
+        memory.heard(process.endpoint, Grow("out", 4, PAGE_BYTES))
+        numbers.append(process.told(messages.Segment)[0].segment)
+        memory.heard(process.endpoint, Mapped(numbers[-1]))
+        memory.heard(reader.endpoint, Mapped(numbers[-1]))
+    wired.wiring.died(second.endpoint)
+    assert third.told(messages.Detach) == []
+    new = wired.process()
+    wired.wiring.rejoin(second.endpoint, new.endpoint)
+    kinds = [type(message) for message, _ in third.worker.heard]
+    assert kinds == [Input, messages.Attach, Input, messages.Detach]
+    assert third.told(messages.Detach)[0].segment == numbers[1]
+    assert [said.segment for said in new.told(messages.Attach)] == [numbers[0]]

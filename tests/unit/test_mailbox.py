@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rmbus.delivery import Delivery, drop_oldest, latest, reliable
 from rmbus.protocol.frames import Header, Kind, decode_frames, encode_frame, join_frames
-from rmbus.transport import counters
+from rmbus.transport import counters, keeping
 from rmbus.transport import mailbox as mailboxes
 from rmbus.transport.counters import Edge, Page
+from rmbus.transport.keeping import KeepingMailbox
 from rmbus.transport.mailbox import Item, Mailbox
 
 BYTES = 1000
@@ -40,7 +41,7 @@ def make(delivery: Delivery, *, resends: bool = False) -> tuple[Mailbox, Page]:
     descriptor = counters.create()
     page = Page(descriptor)
     os.close(descriptor)
-    return Mailbox(delivery, page, resends=resends), page
+    return KeepingMailbox(delivery, page, resends=True) if resends else Mailbox(delivery, page), page
 
 
 def data(
@@ -668,3 +669,64 @@ TestSuccessors = Successors.TestCase
 TestSuccessors.settings = settings(
     max_examples=200, stateful_step_count=40, deadline=None, phases=[Phase.explicit, Phase.generate, Phase.shrink]
 )
+
+
+def test_the_next_consumer_is_told_the_format_of_what_it_is_sent_first() -> None:
+    """And not the one that is in force by now."""
+    with box_of(reliable(4), granted=4, resends=True) as (box, _):
+        box.offer(control(Kind.FORMAT, extra="first"))
+        box.offer(data(0))
+        box.offer(control(Kind.FORMAT, 1, extra="second"))
+        box.offer(data(1))
+        take_all(box)
+        box.acknowledge(1, 4)
+        box.begin_epoch(control(Kind.FORMAT, 1, extra="second"))
+        box.grant(4)
+        assert [(each.kind, each.extra) for each in headers(take_all(box)) if each.kind == Kind.FORMAT] == [
+            (Kind.FORMAT, "first"),
+            (Kind.FORMAT, "second"),
+        ]
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that takes frames and acknowledges none is sent no more than the bound, whatever it grants."""
+    monkeypatch.setattr(keeping, "MAX_KEPT", 3)
+    with box_of(reliable(9), granted=9, resends=True) as (box, _):
+        for seq in range(5):
+            box.offer(data(seq))
+        assert seqs(take_all(box)) == [0, 1, 2]
+        box.acknowledge(1, 9)
+        assert seqs(take_all(box)) == [3]
+    monkeypatch.setattr(keeping, "MAX_MAILBOX_BYTES", 100)
+    with box_of(reliable(9), granted=9, resends=True) as (box, _):
+        box.offer(data(0, size=100))
+        assert seqs(take_all(box)) == [0]
+        box.offer(data(1))
+        assert seqs(take_all(box)) == []
+
+
+def succeeded(page: Page, base: int | None, *, reliably: bool = True) -> dict[str, int]:
+    """Return the account of an edge after a producer was started anew: 6 published before, of which 4 had come."""
+    page.words[Edge.PUBLISHED], page.words[Edge.SENT], page.words[Edge.RECEIVED] = 6, 5, 4
+    box = KeepingMailbox(reliable(4) if reliably else drop_oldest(4), page, resends=True)
+    box.offer(data(6))
+    box.take_over(base)
+    words = page.words
+    return {"published": words[Edge.PUBLISHED], "duplicates": words[Edge.DUPLICATES], "sent": words[Edge.SENT]} | (
+        page.dropped()
+    )
+
+
+def test_the_account_of_a_producer_that_was_started_anew() -> None:
+    """What is made again was not published before, and is a duplicate where it had come; else it is lost."""
+    with box_of(reliable(4)) as (_, page):
+        assert succeeded(page, 3) == {"published": 4, "duplicates": 1, "sent": 3}
+    with box_of(reliable(4)) as (_, page):
+        assert succeeded(page, None) == {"published": 7, "duplicates": 0, "sent": 4, "producer_died": 2}
+    with box_of(drop_oldest(4)) as (_, page):
+        assert succeeded(page, 3, reliably=False) == {
+            "published": 7,
+            "duplicates": 0,
+            "sent": 4,
+            "producer_died": 2,
+        }

@@ -32,6 +32,7 @@ def _load_script() -> ModuleType:
 vectors: Any = _load_script()
 READERS = {
     "frames": vectors.read_frames,
+    "identities": vectors.read_identities,
     "lane": vectors.read_lane,
     "grant": lambda parts: lane.unpack_grant(parts[0]),
     "control": vectors.read_control,
