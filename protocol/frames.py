@@ -173,21 +173,19 @@ def _entry(frame: Any) -> Entry:
         int is type(ticket) is type(kind) is type(seq) is type(turn) is type(num) is type(den) is type(captured_ns)
     ):
         raise MalformedFrame(f"a frame has {_odd(frame)} where a whole number is due")
-    if ticket < 0 or kind < 0 or seq < 0 or turn < 0 or captured_ns < 0 or ticket > TICKETS:
+    # the bits of several numbers together are below 0 if one of them is
+    if ticket | kind | seq | turn | captured_ns < 0 or ticket > TICKETS or num < 1 or den < 1:
         raise MalformedFrame(
             f"a number of a frame is out of its range: ticket {ticket}, kind {kind}, seq {seq}, turn {turn}, "
-            f"captured_ns {captured_ns}"
+            f"captured_ns {captured_ns}, time base {num}/{den}"
         )
-    if num < 1 or den < 1:
-        raise MalformedFrame("the time base of a frame is not above 0")
     if pts is not None and type(pts) is not int:
         raise MalformedFrame("the pts of a frame is neither null nor a whole number")
     if extra is not None and is_deeper(extra, MAX_DEPTH):
         raise MalformedFrame(f"the extra of a frame is nested deeper than {MAX_DEPTH}")
     if type(payload) is not bytes:
         payload = _elsewhere(payload)
-    header = named(Header, (kind, seq, turn, pts, num, den, captured_ns, extra))
-    return named(Entry, (ticket, header, payload))
+    return named(Entry, (ticket, named(Header, (kind, seq, turn, pts, num, den, captured_ns, extra)), payload))
 
 
 def _elsewhere(payload: Any) -> Payload:

@@ -482,12 +482,16 @@ def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame
     layout = layouts.picture_layout(format)
     dtype, shape, size = layout
     over, ndarray, video = layouts.picture_over, np.ndarray, int(Kind.VIDEO)
+    last, base = (1, 1), SECOND
     set_array, set_format = _set_content[VideoFrame]
 
     def decode_picture(header: Header, payload: Any) -> Frame:
+        nonlocal last, base
         kind, seq, _, pts, num, den, captured_ns, _ = header
         if kind != video:
             return decode(header, payload, format, topic=topic)
+        if last != (num, den):
+            last, base = (num, den), _time_base(num, den)
         new = _new(VideoFrame)
         if type(payload) is bytes and len(payload) == size:
             set_array(new, ndarray(shape, dtype, payload))
@@ -495,7 +499,7 @@ def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame
             set_array(new, over(payload, layout))
         set_format(new, format)
         set_pts(new, pts)
-        set_time_base(new, _time_base(num, den))
+        set_time_base(new, base)
         set_captured_ns(new, captured_ns)
         set_seq(new, seq)
         set_topic(new, topic)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 import attrs
 
@@ -131,6 +132,5 @@ def remember(frame: _F, memory: object) -> _F:
     return frame
 
 
-def memory_of(frame: Stamped) -> object:
-    """Return what keeps the content of a frame in shared memory, None where it lies elsewhere."""
-    return frame._memory  # pyright: ignore[reportPrivateUsage] -- this module is its home
+memory_of: Final[Callable[[Stamped], object]] = operator.attrgetter("_memory")
+"""Return what keeps the content of a frame in shared memory, None where it lies elsewhere."""

@@ -92,8 +92,9 @@ class Invoker:
 
     def forget(self) -> None:
         """Let go of the content of the last input frame; `flush` needs its header alone."""
-        if self._origin is not None and memory_of(self._origin) is not None:
-            self._origin = bare(self._origin)
+        origin = self._origin
+        if origin is not None and memory_of(origin) is not None:
+            self._origin = bare(origin)
 
     def initialize(self) -> None:
         """Call the node's `initialize`."""
@@ -110,7 +111,15 @@ class Invoker:
             What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
-        result = self._call_process(frame, port)
+        if self._how != "no":
+            result = self._call_process(frame, port)
+        else:  # as most do
+            self._origin = frame
+            self._leave()
+            try:
+                result = self.node.process(frame)
+            finally:
+                self._enter()
         return () if result is None and not self._lent else self._emissions(result, frame)
 
     def flush(self) -> Iterable[Emission]:

@@ -131,19 +131,21 @@ class InputLink:
         Raises:
             Broken: one before them is missing. ProtocolError: they are not as specified.
         """
-        place, entries = message.number, decode_frames(message.body)
+        _, place, body, apart = message
+        entries = decode_frames(body)
         if place != self._last_place + 1:
             raise Broken(f"input {self.port!r} received place {place} after {self._last_place}")
         self._last_place += len(entries)
         arrived: list[Arrival] = []
+        decode = self._decode
         for entry in entries:
             _, header, payload = entry
-            if header[0] < 16:
+            if header[0] < _CONTROL:
                 if type(payload) is bytes:
-                    frame = self._decode(header, payload)
+                    frame = decode(header, payload)
                 else:
-                    fetched = self._fetch(entry, place, message.payload)
-                    frame = self._decode(header, fetched)
+                    fetched = self._fetch(entry, place, apart)
+                    frame = decode(header, fetched)
                     if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
                         remember(frame, fetched.base)
                 if self._can_decode is not None:
@@ -153,7 +155,7 @@ class InputLink:
             else:
                 if header.kind == Kind.FORMAT:
                     form = formats.from_wire(header.extra)
-                    self._decode = media.decoder(form, self.topic)
+                    decode = self._decode = media.decoder(form, self.topic)
                     self._can_decode = False if formats.is_inter_coded(form) else None
                 elif self._can_decode and header.kind in (Kind.GAP, Kind.INTERRUPT):
                     self._can_decode = False

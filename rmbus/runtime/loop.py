@@ -376,7 +376,7 @@ class NodeLoop:
         """Count a frame as given to the node's code."""
         now = now_ns()
         self._current = arrival
-        self.frame = arrival.header.seq
+        self.frame = arrival.header[1]
         arrival.link.begin(arrival, now)
         self._frames_in += 1
         self._words[_FRAMES_IN] = self._frames_in
@@ -409,7 +409,7 @@ class NodeLoop:
         arrival, self._current = self._current, None
         if arrival is not None:
             self._invoker.forget()
-            arrival.release()
+            arrival.frame = None
             self._credit(arrival)
 
     def _credit(self, arrival: Arrival) -> None:

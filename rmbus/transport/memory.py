@@ -276,11 +276,12 @@ class Pool:
         self.reason = ""
 
     def acquire(self, size: int) -> Slot | None:
-        """Return memory for a payload, waiting for the host where more is needed; None: there is none to be had."""
+        """Return memory for a payload, waiting for the host where more is needed; None: there is none to be had.
+
+        What consumers have let go of is taken back first: what was written a moment ago is still in the cache.
+        """
+        self._reclaim()
         slot = self._take(size)
-        if slot is None:
-            self._reclaim()
-            slot = self._take(size)
         if slot is None and self._grow(size):
             slot = self._take(size)
         return slot

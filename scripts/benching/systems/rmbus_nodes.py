@@ -41,10 +41,10 @@ class FrameSource(Node):
         self.task = task
 
     def initialize(self) -> None:
-        """Make room for the times, and the arrays."""
+        """Make room for the times, and the array."""
         self.source = Source(self.task)
         self.frame = make_frame(self.task.size)
-        self.arrays = [np.zeros_like(self.frame.array) for _ in range(2)]
+        self.array = np.zeros_like(self.frame.array)
 
     def process(self) -> Iterator[Any]:
         """Send everything, at the task's pace."""
@@ -53,9 +53,8 @@ class FrameSource(Node):
 
     def _own(self) -> Iterator[Array]:
         for number in self.source.pace().numbers():
-            array: Array = self.arrays[number % 2]
-            self.source.prepare(array, number)
-            yield array
+            self.source.prepare(self.array, number)
+            yield self.array
 
     def _lent(self) -> Iterator[None]:
         for number in self.source.pace().numbers():
