@@ -451,7 +451,7 @@ def test_a_frame_that_must_not_go_on_is_copied(giver: Giver) -> None:
     assert line.middle.copied == 2 * LARGE
     frames = line.last.frames()
     assert [frame.array[0, 0] for frame in frames if isinstance(frame, VideoFrame)] == [5, 6]
-    assert line.inlet.page.words[TICKET_WORDS + 1] == 1 << 40 | 2
+    assert line.inlet.page.words[TICKET_WORDS + 1] == 1 << 40 | 3  # the first was back before the second was lent
     giver.agrees = True
     line.middle.joins(Consumer(giver))  # somebody new: the question may have another answer
     line.passes(7)
