@@ -106,6 +106,7 @@ def _offered(call: Reached) -> None:
             call()
 
     Mailbox.offer = offer  # type: ignore[method-assign]
+    _after(Mailbox, "pass_by")(call)
 
 
 def _mapped(call: Reached) -> None:

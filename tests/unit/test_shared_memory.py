@@ -348,10 +348,10 @@ def test_the_lowest_slot_is_taken_first(host: Host) -> None:
     assert [slot.place.offset // PAGE_BYTES for slot in host.slots(3)] == [0, 2, 4]
 
 
-def test_what_consumers_let_go_of_is_taken_back_before_more_is_asked_for(host: Host) -> None:
-    """The pool grows only when nothing has come back."""
+def test_what_consumers_let_go_of_is_taken_back_before_more_is_taken(host: Host) -> None:
+    """So the slot that was used last is used again; and the pool grows only when nothing has come back."""
     held = host.slots(8)
-    assert host.reclaims == 1  # of the first slot of all
+    assert host.reclaims == 8
     host.reclaim = lambda: held.pop(0) if held else None
     (again,) = host.slots(1)
     assert again.place.offset == 0
