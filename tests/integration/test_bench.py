@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 KEYS = {"system", "workload", "size_bytes", "rate_hz", "p50_us", "p99_us", "per_s", "cpu_s", "rss_bytes", "lost"}
 
 
-def bench(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def bench(folder: Path, *arguments: object, script: str = "bench") -> subprocess.CompletedProcess[str]:
     with Command(folder) as command:
         return subprocess.run(
-            [str(ROOT / "scripts" / "bench"), *map(str, arguments)],
+            [str(ROOT / "scripts" / script), *map(str, arguments)],
             cwd=folder,
             env=command.env,
             capture_output=True,
@@ -53,3 +53,15 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     done = bench(tmp_path, "--against", "nobody")
     assert done.returncode == 2
     assert "there is no rival 'nobody'" in done.stderr
+
+
+@pytest.mark.timeout(90)
+def test_the_main_job_is_measured_inline_and_in_processes(tmp_path: Path) -> None:
+    """A short film of 1080p: both write every picture, and the page says what the bus took."""
+    page = tmp_path / "film.md"
+    done = bench(tmp_path, "--rounds", 1, "--seconds", 0.4, "--write", page, script="film")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("frames=10)") == 2
+    text = page.read_text()
+    assert "| in processes |" in text
+    assert "of all processor time" in text
