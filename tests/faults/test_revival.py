@@ -47,7 +47,8 @@ def state(session: Session, name: str) -> str:
 def kill(session: Session, name: str) -> None:
     """Kill a node's process, and wait until the session knows."""
     pid = next(node.pid for node in session.report().nodes if node.name == name)
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was quicker, and has ended
+        os.kill(pid, signal.SIGKILL)
     until(lambda: state(session, name) in ("lost", "ended"), session)
 
 
