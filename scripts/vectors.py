@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from rmbus import formats, media
+from rmbus import formats, framing, media
 from rmbus.protocol import frames, lane, limits, messages
 from rmbus.protocol.codec import pack, unpack
 from rmbus.protocol.manifest import FileEntry, Manifest, Need, decode_manifest
@@ -143,7 +143,7 @@ def write_payload(value: Value) -> list[bytes]:
         frame = media.Packet(format=format, **content)
     else:
         frame = media.Data(content)
-    _, extra, payload = media.encode(frame)
+    _, extra, payload = framing.encode(frame)
     return [pack(extra), bytes(payload)]
 
 
@@ -153,7 +153,7 @@ def read_payload(parts: list[bytes], format: Value) -> Value:
     kind = {"video": frames.Kind.VIDEO, "audio": frames.Kind.AUDIO, "encoded": frames.Kind.PACKET}
     extra = unpack(parts[0], limit=limits.MAX_HEADER_BYTES, what="the extra of a frame")
     header = frames.Header(kind.get(formats.kind(known), frames.Kind.DATA), 0, extra=extra)
-    frame = media.decode(header, parts[1], known)
+    frame = framing.decode(header, parts[1], known)
     if isinstance(frame, media.VideoFrame | media.AudioFrame):
         return frame.array
     if isinstance(frame, media.Packet):

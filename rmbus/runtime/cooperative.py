@@ -11,9 +11,10 @@ from collections import deque
 from contextlib import aclosing
 
 from rmbus.protocol.frames import Kind
+from rmbus.runtime.ends import TRIM_S
 from rmbus.runtime.invoke import AsyncEmissions, Emission
 from rmbus.runtime.links import Arrival
-from rmbus.runtime.loop import TRIM_S, NodeLoop, now_ns
+from rmbus.runtime.loop import NodeLoop, now_ns
 from rmbus.transport.counters import State
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import zmq
 
-from rmbus import media
+from rmbus import framing, media
 from rmbus.errors import Closed, HostError, RmbusError
 from rmbus.media import Frame
 from rmbus.protocol.published import EVENTS, decode_published, subscription
@@ -141,7 +141,7 @@ class EventIntake:
             if missed > 0:
                 self._missed["overflow"] += missed
             assert isinstance(entry.payload, bytes)  # it was checked
-            self._inbox.append(media.decode(header, entry.payload, Any, topic=topic))
+            self._inbox.append(framing.decode(header, entry.payload, Any, topic=topic))
 
     def _gone(self, host: int, opened: Socket, address: str) -> None:
         """A host has ended; what it said before is still given."""

@@ -19,7 +19,8 @@ from collections.abc import (
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
-from rmbus.media import Frame, VideoFrame, bare, now_ns
+from rmbus.framing import bare
+from rmbus.media import Frame, VideoFrame, now_ns
 from rmbus.node import LENDER, Node, Ports, call_of, ports
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rmbus import formats, media
+from rmbus import formats, framing
 from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame, Packet
@@ -93,7 +93,7 @@ class InputLink:
         self.page = page
         self.is_up = self.is_orphan = self.ended = False
         self.lane: Answering | None = None
-        self._decode = media.decoder(Any, topic)
+        self._decode = framing.decoder(Any, topic)
         self._words = page.words
         self._note_latency = page.latency
         self._segments = segments
@@ -155,7 +155,7 @@ class InputLink:
             else:
                 if header.kind == Kind.FORMAT:
                     form = formats.from_wire(header.extra)
-                    decode = self._decode = media.decoder(form, self.topic)
+                    decode = self._decode = framing.decoder(form, self.topic)
                     self._can_decode = False if formats.is_inter_coded(form) else None
                 elif self._can_decode and header.kind in (Kind.GAP, Kind.INTERRUPT):
                     self._can_decode = False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, Final
 
-from rmbus import formats, media
+from rmbus import formats, framing
 from rmbus.delivery import latest
 from rmbus.errors import FormatError
 from rmbus.layouts import Array
@@ -129,7 +129,7 @@ class OutputPort:
             self._format = form
             self._format_item = self._control(Kind.FORMAT, formats.to_wire(form))
             self._offer(self._format_item)
-        kind, extra, payload = media.encode(frame)
+        kind, extra, payload = framing.encode(frame)
         base = frame.time_base
         seq = self._seq
         header = named(
@@ -245,7 +245,7 @@ class OutputPort:
         held = self._held(frame, payload, size)
         if held is not None:
             return Item(header.kind, encode_frame(header, held.place), size, b"", held, header, key)
-        own = media.settled(frame, payload)
+        own = framing.settled(frame, payload)
         if own is not payload:
             self._words[counters.Node.COPIED] += size
         return Item(header.kind, encode_frame(header, size), size, own, None, header, key)

@@ -14,7 +14,8 @@ import attrs
 from rmbus.delivery import latest
 from rmbus.errors import FormatError, NodeError, node_error
 from rmbus.formats import show
-from rmbus.media import Frame, own, read_only_advice
+from rmbus.framing import own
+from rmbus.media import Frame, read_only_advice
 from rmbus.node import Interrupt
 from rmbus.runtime.invoke import Emission, Invoker
 from rmbus.runtime.keys import KEY_S, latest_advice

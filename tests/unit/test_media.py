@@ -20,20 +20,9 @@ from hypothesis import strategies as st
 
 from rmbus.errors import FormatError, ProtocolError
 from rmbus.formats import Audio, Encoded, Video
+from rmbus.framing import bare, decode, encode, own, settled
 from rmbus.layouts import PIXELS, SAMPLES
-from rmbus.media import (
-    AudioFrame,
-    Data,
-    Frame,
-    Packet,
-    VideoFrame,
-    bare,
-    decode,
-    encode,
-    own,
-    read_only_advice,
-    settled,
-)
+from rmbus.media import AudioFrame, Data, Frame, Packet, VideoFrame, read_only_advice
 from rmbus.protocol.frames import Header, decode_frames, encode_frame, join_frames
 from rmbus.stamps import memory_of, remember
 
