@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import av
 
@@ -69,7 +69,8 @@ def make_film(clip: Path, film: Path, seconds: float) -> None:
     """Loop a clip, scaled, until it is as long as wanted."""
     film.parent.mkdir(parents=True, exist_ok=True)
     unfinished = film.with_suffix(".part.mp4")
-    with av.open(str(clip)) as source, av.open(str(unfinished), "w") as target:
+    with av.open(str(clip)) as source, av.open(str(unfinished), "w") as opened:
+        target: Any = opened  # PyAV's types leave much of it open
         pictures = [frame.reformat(*SIZE, format="yuv420p") for frame in source.decode(video=0)]
         source.seek(0)
         sounds = list(source.decode(audio=0))
