@@ -193,9 +193,10 @@ def _elsewhere(payload: Any) -> Payload:
     if type(payload) is int and 0 <= payload <= MAX_PAYLOAD_BYTES:
         return payload
     if type(payload) is list and len(payload) >= 3:
-        place = Place(*payload[:3])
-        if all(type(number) is int and number >= 0 for number in place) and place.size <= MAX_PAYLOAD_BYTES:
-            return place
+        segment, offset, size = payload if len(payload) == 3 else payload[:3]
+        are_numbers = int is type(segment) is type(offset) is type(size)
+        if are_numbers and segment | offset | size >= 0 and size <= MAX_PAYLOAD_BYTES:
+            return named(Place, (segment, offset, size))
     raise MalformedFrame("the payload of a frame is bytes, a size within the limit, or [segment, offset, size]")
 
 

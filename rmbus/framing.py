@@ -18,7 +18,6 @@ from rmbus.protocol.frames import Header, Kind
 from rmbus.protocol.lane import Buffer
 from rmbus.stamps import (
     SECOND,
-    build,
     put,
     set_captured_ns,
     set_memory,
@@ -26,7 +25,6 @@ from rmbus.stamps import (
     set_seq,
     set_time_base,
     set_topic,
-    stamp_of,
 )
 
 _F = TypeVar("_F", VideoFrame, AudioFrame, Packet, Data)
@@ -61,13 +59,21 @@ def own(frame: Frame) -> Frame:
 
 def bare(frame: Frame) -> Frame:
     """Return a frame with the header and the format of this one and no content of its own: its array is all zeros."""
-    if isinstance(frame, VideoFrame | AudioFrame):
-        array = frame.array
-        nothing: Array = np.ndarray(array.shape, array.dtype, bytes(array.itemsize), strides=(0,) * array.ndim)
-        return build(type(frame), {**stamp_of(frame), "array": nothing, "format": frame.format}, {})
+    if isinstance(frame, Packet):
+        return frame
+    pts, base, captured_ns, seq, topic = frame.pts, frame.time_base, frame.captured_ns, frame.seq, frame.topic
     if isinstance(frame, Data):
-        return build(Data, {**stamp_of(frame), "value": None, "format": frame.format}, {})
-    return frame
+        return make(Data, None, frame.format, pts, base, captured_ns, seq, topic)
+    nothing = _nothing(frame.array.shape, frame.array.dtype)
+    if isinstance(frame, VideoFrame):
+        return make(VideoFrame, nothing, frame.format, pts, base, captured_ns, seq, topic)
+    return make(AudioFrame, nothing, frame.format, pts, base, captured_ns, seq, topic)
+
+
+@functools.lru_cache(maxsize=64)
+def _nothing(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a read-only array of zeros that takes the memory of one."""
+    return np.ndarray(shape, dtype, bytes(dtype.itemsize), strides=(0,) * len(shape))
 
 
 def settled(frame: Frame, payload: Buffer | values.Draft) -> Buffer:

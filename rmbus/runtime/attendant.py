@@ -17,7 +17,7 @@ class Attendant:
     """A thread that stands in for the data thread while that runs the user's code.
 
     The data thread holds the lock, but not while the user's code runs; so of the two never more than one is at work.
-    The thread is started when it is first needed, and costs nothing while nothing waits.
+    It costs nothing while nothing waits.
 
     Args:
         attend: sends what can be sent; whether something still waits.
@@ -39,18 +39,19 @@ class Attendant:
         self.is_needed = False
         self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Begin to stand by."""
+        self._thread = threading.Thread(target=self._run, name="rmbus-attendant", daemon=True)
+        self._thread.start()
+
     def need(self) -> None:
         """Something waits. Called by whoever holds the lock."""
-        if self.is_needed:
-            return
-        self.is_needed = True
-        self._needed.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="rmbus-attendant", daemon=True)
-            self._thread.start()
+        if not self.is_needed:
+            self.is_needed = True
+            self._needed.set()
 
     def end(self) -> None:
-        """Nothing is attended to any more. Called by whoever does not hold the lock."""
+        """Nothing is attended to any more. Called by whoever does not hold the lock; harmless where it never began."""
         self._over.set()
         self._needed.set()
         if self._thread is not None:

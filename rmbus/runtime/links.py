@@ -39,6 +39,7 @@ BATCH_FRAMES: Final = 32
 """So many small frames are held for a batch, no more."""
 
 _CONTROL: Final = 16
+_PACKET: Final = int(Kind.PACKET)
 _EPOCH_SHIFT: Final = 40
 _ONE: Final = join_frames([b""])
 _wall_ns: Final = time.time_ns
@@ -146,7 +147,7 @@ class InputLink:
                 else:
                     fetched = self._fetch(entry, place, apart)
                     frame = decode(header, fetched)
-                    if isinstance(fetched, np.ndarray) and header.kind != Kind.PACKET:  # whose bytes were copied
+                    if isinstance(fetched, np.ndarray) and header[0] != _PACKET:  # whose bytes were copied
                         remember(frame, fetched.base)
                 if self._can_decode is not None:
                     self._look_for_key(frame)

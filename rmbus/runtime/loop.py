@@ -104,6 +104,8 @@ class NodeLoop(Ends):
             whatever the user's code raises, as it is; UpstreamFailed; Broken; ProtocolError.
         """
         attendant = self._attendant
+        if self._ports:
+            attendant.start()
         try:
             with attendant.lock, self._invoker.giving_way(attendant.lock):
                 self._run()

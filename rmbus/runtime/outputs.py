@@ -11,7 +11,7 @@ from rmbus import formats, framing
 from rmbus.delivery import latest
 from rmbus.errors import FormatError
 from rmbus.layouts import Array
-from rmbus.media import Frame, Packet
+from rmbus.media import Frame, Packet, VideoFrame
 from rmbus.protocol import lane
 from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame, pack_frame
@@ -29,6 +29,7 @@ from rmbus.values import Draft
 END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
 
+_VIDEO: Final = int(Kind.VIDEO)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
 
@@ -103,7 +104,10 @@ class OutputPort:
 
     def room(self, size: int) -> Slot | None:
         """Return shared memory for a payload; None where nobody would read it there, or where none is to be had."""
-        return self._pool.acquire(size) if any(link.shares for link in self.links) else None
+        for link in self.links:
+            if link.shares:
+                return self._pool.acquire(size)
+        return None
 
     def reclaim(self, link: OutputLink) -> None:
         """Take back what a consumer has let go of."""
@@ -116,6 +120,8 @@ class OutputPort:
 
     def send(self, frame: Frame, origin: Callable[[], None] | None = None) -> None:
         """Offer a frame to every edge, a `format` frame before it where the format is new, and send what can go."""
+        if origin is None and type(frame) is VideoFrame and self._goes_on(frame):
+            return
         self._words[_FRAMES_OUT] += 1
         if not self.links and not self.keeps_last:
             self._seq += 1
@@ -208,6 +214,17 @@ class OutputPort:
             assert self._format_item is not None
             self._last = (self._format_item, item)
         return True
+
+    def _goes_on(self, frame: VideoFrame) -> bool:
+        """Send a picture that lies whole in shared memory, if it can go at once; whether it was sent."""
+        held, array = memory_of(frame), frame.array
+        return (
+            isinstance(held, Held)
+            and array.nbytes == held.place.size
+            and array.flags.c_contiguous
+            and self._memory.has(held.mapping)
+            and self.send_array(_VIDEO, frame.format, frame.pts, frame.time_base, frame.captured_ns, array, held)
+        )
 
     def _lendable(self, array: Array) -> Slot | None:
         """Return shared memory with a copy of an array in it."""

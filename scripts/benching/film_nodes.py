@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from demo import Edges
 
-from rmbus import Frame, VideoFrame
+from rmbus import VideoFrame
+from rmbus.media import Frame
 from rmbus.nodes import MediaReader, MediaWriter
 
 TOLD: Final = "processor "

@@ -41,6 +41,7 @@ class Outputs:
 @pytest.fixture
 def outputs() -> Generator[Outputs]:
     made = Outputs()
+    made.attendant.start()
     yield made
     made.attendant.end()
 
@@ -88,6 +89,7 @@ def test_it_leaves_alone_what_gets_on_by_itself() -> None:
         return False
 
     attendant = Attendant(look, progress, lambda error: None)
+    attendant.start()
     attendant.need()
     assert stood_still.wait(LONG_S)
     attendant.end()
@@ -101,8 +103,13 @@ def test_what_goes_wrong_is_told(outputs: Outputs) -> None:
     assert outputs.failed.wait(LONG_S)
 
 
-def test_without_need_there_is_no_thread(outputs: Outputs) -> None:
-    """Most nodes never have anything waiting."""
+def test_its_thread_ends_with_it() -> None:
+    """And one that has never begun is ended without harm."""
     before = threading.active_count()
-    outputs.attendant.end()
+    attendant = Outputs().attendant
+    attendant.end()
+    attendant = Outputs().attendant
+    attendant.start()
+    assert threading.active_count() == before + 1
+    attendant.end()
     assert threading.active_count() == before
