@@ -124,29 +124,31 @@ def decode(header: Header, payload: Buffer, format: Format, *, topic: str = "") 
 def decoder(format: Format, topic: str) -> Callable[[Header, Any], Frame]:
     """Return what does `decode` for frames of one format: what can be known of it is found once."""
     if isinstance(format, Video) and format.pixels and format.width and format.height:
-        return _picture_decoder(format, topic)
+        layout = layouts.picture_layout(format)
+        return _array_decoder(
+            VideoFrame, Kind.VIDEO, format, topic, lambda payload: layouts.picture_over(payload, layout)
+        )
+    if isinstance(format, Audio) and format.samples and format.rate and format.layout:
+        sound = layouts.sound_layout(format)
+        return _array_decoder(AudioFrame, Kind.AUDIO, format, topic, lambda payload: layouts.sound_over(payload, sound))
     return lambda header, payload: decode(header, payload, format, topic=topic)
 
 
-def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame]:
-    layout = layouts.picture_layout(format)
-    dtype, shape, size = layout
-    over, ndarray, video = layouts.picture_over, np.ndarray, int(Kind.VIDEO)
-    last, base = (1, 1), SECOND
-    set_array, set_format = set_content[VideoFrame]
+def _array_decoder(
+    cls: type[VideoFrame | AudioFrame], of: Kind, format: Format, topic: str, over: Callable[[Any], Array]
+) -> Callable[[Header, Any], Frame]:
+    wanted, last, base = int(of), (1, 1), SECOND
+    set_array, set_format = set_content[cls]
 
-    def decode_picture(header: Header, payload: Any) -> Frame:
+    def decode_array(header: Header, payload: Any) -> Frame:
         nonlocal last, base
         kind, seq, _, pts, num, den, captured_ns, _ = header
-        if kind != video:
+        if kind != wanted:
             return decode(header, payload, format, topic=topic)
         if last != (num, den):
             last, base = (num, den), _time_base(num, den)
-        new = _new(VideoFrame)
-        if type(payload) is bytes and len(payload) == size:
-            set_array(new, ndarray(shape, dtype, payload))
-        else:
-            set_array(new, over(payload, layout))
+        new = _new(cls)
+        set_array(new, over(payload))
         set_format(new, format)
         set_pts(new, pts)
         set_time_base(new, base)
@@ -156,7 +158,7 @@ def _picture_decoder(format: Video, topic: str) -> Callable[[Header, Any], Frame
         set_memory(new, None)
         return new
 
-    return decode_picture
+    return decode_array
 
 
 @functools.lru_cache(maxsize=256)

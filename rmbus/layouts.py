@@ -118,6 +118,7 @@ def pixels_named(name: str) -> Pixels:
 
 
 PictureLayout = tuple["np.dtype[np.generic]", tuple[int, ...], int]
+SoundLayout = tuple["np.dtype[np.generic]", int, bool]
 
 
 @functools.lru_cache(maxsize=256)
@@ -279,18 +280,35 @@ def sound_in(payload: Buffer, form: Audio) -> Array:
     Raises:
         MalformedFrame: they are no sound of that format.
     """
+    return sound_over(payload, sound_layout(form))
+
+
+def sound_layout(form: Audio) -> SoundLayout:
+    """Return element type, number of channels, and whether each lies in one piece, of sound that came with a format.
+
+    Raises:
+        MalformedFrame: it leaves something open, or is none that frames carry.
+    """
     if not form.samples or not form.rate or not form.layout:
         raise MalformedFrame(f"sound came with the format {form}, which leaves something open")
     try:
-        dtype, channels = sample_type(form.samples), channel_count(form.layout)
+        return sample_type(form.samples), channel_count(form.layout), form.samples.endswith("p")
     except FormatError as error:
         raise MalformedFrame(str(error)) from error
+
+
+def sound_over(payload: Buffer, layout: SoundLayout) -> Array:
+    """Return the samples of sound whose layout is known.
+
+    Raises:
+        MalformedFrame: they are no whole number.
+    """
+    dtype, channels, planar = layout
     samples, rest = divmod(len(payload), channels * dtype.itemsize)
     if rest:
-        raise MalformedFrame(f"{len(payload)} bytes are no whole number of samples of {form}")
-    planar = form.samples.endswith("p")
+        raise MalformedFrame(f"{len(payload)} bytes are no whole number of samples of {channels} times {dtype.name}")
     array = np.ndarray((channels, samples) if planar else (samples, channels), dtype, payload)
-    if type(payload) is not bytes:
+    if type(payload) is not bytes:  # else it is read-only as it is
         array.setflags(write=False)
     return array if planar else array.T
 
