@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from rmbus.node import Interrupt
@@ -65,7 +66,8 @@ class NodeLoop(Ends):
         keys = KeyFrames(self.reactor, self._key_wanted)
         for port in self._ports.values():
             keys.watch(port)
-        self._attendant = Attendant(self._attend, self._done, self.abort)
+        self._is_beside = False
+        self._attendant = Attendant(self._attend_beside, self._done, self.abort)
         invoker.breathe()
         invoker.send_by({name: port.send_array for name, port in self._ports.items()})
         invoker.lend_from(lambda port, size: self._ports[port].room(size))
@@ -276,7 +278,9 @@ class NodeLoop(Ends):
 
     def _key_wanted(self, port: str) -> None:
         """Tell the node that a key frame of an output is wanted, and ask those before it for theirs."""
-        if not self._ended and self._invoker.key_wanted(port):
+        if self._is_beside:
+            self.reactor.call_soon(partial(self._key_wanted, port))
+        elif not self._ended and self._invoker.key_wanted(port):
             self._ask_for_keys()
 
     def _close_running(self) -> None:
@@ -319,6 +323,14 @@ class NodeLoop(Ends):
     def _note_waiting(self) -> None:
         """Frames wait at an output, for their consumer or for a batch, and the user's code may take its time."""
         self._attendant.need()
+
+    def _attend_beside(self) -> bool:
+        """Do so in the attendant's thread, which must not speak to the node."""
+        self._is_beside = True
+        try:
+            return self._attend()
+        finally:
+            self._is_beside = False
 
     def _done(self) -> int:
         return self._words[_FRAMES_IN] + self._words[_FRAMES_OUT]

@@ -17,6 +17,7 @@ from streams import (
     Burst,
     Corners,
     Count,
+    Deltas,
     Double,
     Echo,
     Fail,
@@ -218,6 +219,13 @@ def test_what_a_node_has_sent_goes_while_its_code_waits(tmp_path: Path) -> None:
     seen = str(tmp_path / "seen")
     report, _ = run(Count(3) >> Burst(100, seen) >> Seer(100, seen))
     assert report.edges[-1].delivered == 300
+
+
+def test_a_node_is_not_spoken_to_while_its_code_runs(tmp_path: Path) -> None:
+    """Though what its consumers ask for is heard meanwhile, by the thread that sends what waits."""
+    seen = str(tmp_path / "seen")
+    _, lines = run(Deltas(100, seen)["out"].to(Seer(100, seen, every_s=0.005), delivery=reliable(100)))
+    assert lines["deltas"] == ["asked between two values"]
 
 
 def test_process_through_processes() -> None:

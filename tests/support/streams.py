@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rmbus import Input, Node, Output, Video, VideoFrame
+from rmbus import Input, Node, Output, Packet, Video, VideoFrame
 
 
 class Count(Node):
@@ -240,18 +240,50 @@ class Burst(Node):
         self.seen.unlink()
 
 
+class Deltas(Node):
+    """A source of pictures, then of packets that nobody can decode; its code waits, and must not be spoken to then."""
+
+    out = Output()
+
+    def __init__(self, stop: int, seen: str) -> None:
+        self.stop = stop
+        self.seen = Path(seen)
+        self.is_inside = False
+        self.calls: list[bool] = []
+
+    def process(self) -> Iterator[Packet | None]:
+        """Yield packets, wait until the last is seen, then until a key frame has been asked for."""
+        for number in range(self.stop):
+            codec = "mjpeg" if number < self.stop - 60 else "h264"
+            yield Packet(b"delta", codec, key=False, pts=number)
+        self.is_inside = True
+        while not self.seen.exists():
+            time.sleep(0.01)
+        self.is_inside = False
+        while not self.calls:
+            time.sleep(0.001)
+            yield None
+        print("spoken to while its code ran" if any(self.calls) else "asked between two values")
+
+    def key_wanted(self, port: str) -> None:
+        """Note whether the node's code runs."""
+        self.calls.append(self.is_inside)
+
+
 class Seer(Node):
     """Says, by a file, that it has seen so many."""
 
     numbers = Input()
 
-    def __init__(self, each: int, seen: str) -> None:
+    def __init__(self, each: int, seen: str, every_s: float = 0.0) -> None:
         self.each = each
         self.seen = Path(seen)
+        self.every_s = every_s
         self.count = 0
 
     def process(self, frame: Any) -> None:
         """Count; say it."""
+        time.sleep(self.every_s)
         self.count += 1
         if self.count % self.each == 0:
             self.seen.touch()
