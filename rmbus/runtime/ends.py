@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -46,7 +47,7 @@ class Watched(NamedTuple):
     serve: Callable[[], None]
 
 
-class Ends:
+class Ends(ABC):
     """The inputs and outputs of one node. What to do with what arrives, `NodeLoop` knows.
 
     Attributes:
@@ -196,13 +197,13 @@ class Ends:
 
     # --- for whoever decides what is done next -----------------------------------------------------------------------
 
+    @abstractmethod
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         """Frames have come on an edge."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _note_waiting(self) -> None:
         """Frames wait at an output, for their consumer or for a batch, and the user's code may take its time."""
-        raise NotImplementedError
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 

@@ -202,16 +202,16 @@ class OutputPort:
             frame = pack_frame((0, *header, held.place))
             for link in links:
                 link.lend_at_once(frame, held)
-            item = named(Item, (kind, frame, size, b"", held, named(Header, header), None, None))
         else:
+            held = None  # if it lies in shared memory, it goes by value all the same
             frame = pack_frame((0, *header, array.tobytes()))
             for link in links:
                 link.send_at_once(frame, size)
-            item = named(Item, (kind, frame, size, b"", None, None, None, None))
         self._seq += 1
         self._words[_FRAMES_OUT] += 1
         if self.keeps_last:
             assert self._format_item is not None
+            item = named(Item, (kind, frame, size, b"", held, named(Header, header), None, None))
             self._last = (self._format_item, item)
         return True
 
