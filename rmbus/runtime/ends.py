@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import zmq
 
-from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, ProtocolError
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
@@ -112,29 +111,11 @@ class Ends(ABC):
         return OutputPort(name, self._memory, page)
 
     def _new_input(self, message: messages.Input, page: Page) -> InputLink:
-        return InputLink(
-            message.edge,
-            message.port,
-            page,
-            self._memory.segments,
-            credit=message.credit,
-            token=message.token,
-            topic=message.topic,
-        )
+        return InputLink.of(message, page, self._memory.segments)
 
     def _new_output(self, message: messages.Output, page: Page, end: DealerLane | FastLane) -> OutputLink:
-        return OutputLink(
-            message.edge,
-            end,
-            message.token,
-            Delivery(message.delivery, message.n),  # type: ignore[arg-type]  # checked by Delivery itself
-            page,
-            self._memory.readers(message.edge),
-            shares=message.shared,
-            epoch=message.epoch,
-            resends=message.resends,
-            batches=isinstance(end, FastLane),
-        )
+        readers = self._memory.readers(message.edge)
+        return OutputLink.of(message, page, end, readers, batches=isinstance(end, FastLane))
 
     def _new_lane(self, message: messages.Output, fast: int | None) -> DealerLane | FastLane:
         if fast is not None:

@@ -311,15 +311,7 @@ class Inlet:
         except Broken as error:
             self._reactor.call_soon(partial(self._fail, error))
             return
-        link = InputLink(
-            message.edge,
-            message.port,
-            page,
-            self._memory.segments,
-            credit=message.credit,
-            token=message.token,
-            topic=message.topic,
-        )
+        link = InputLink.of(message, page, self._memory.segments)
         self._unmarked[link.edge] = end
         self._reactor.call_soon(partial(self._add, link, end))
         self._beside.add(end.source, partial(self._marked, link, end))

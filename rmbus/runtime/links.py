@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from rmbus import formats, framing
 from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, MalformedFrame
 from rmbus.media import Frame, Packet
-from rmbus.protocol import lane
+from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Entry, Header, Kind, Place, decode_frames, encode_frame, join_frames, with_ticket
 from rmbus.protocol.limits import INLINE_BYTES, MAX_EPOCH, MAX_FRAMES
 from rmbus.stamps import remember
@@ -109,6 +109,19 @@ class InputLink:
         self._ledger = Ledger(page, credit + LEASE_QUOTA)
         self._can_decode: bool | None = None  # the video that comes next; None: what comes is none
         self._asked_at = -ASK_S
+
+    @classmethod
+    def of(cls, message: messages.Input, page: Page, segments: Mapping[int, memory.Mapping]) -> Self:
+        """Return the end of an edge that the host has told of."""
+        return cls(
+            message.edge,
+            message.port,
+            page,
+            segments,
+            credit=message.credit,
+            token=message.token,
+            topic=message.topic,
+        )
 
     def mark(self, lane_end: Answering, epoch: int) -> None:
         """A producer has shown the edge's token: a link begins.
@@ -296,6 +309,24 @@ class OutputLink:
         self._epoch = epoch
         self.lending = Lending(page)
         self._say(lane.Message(lane.Type.MARK, epoch, token))
+
+    @classmethod
+    def of(
+        cls, message: messages.Output, page: Page, end: Sending, segments: set[int], *, batches: bool = False
+    ) -> Self:
+        """Return the end of an edge that the host has told of."""
+        return cls(
+            message.edge,
+            end,
+            message.token,
+            Delivery(message.delivery, message.n),  # type: ignore[arg-type]  # checked by Delivery itself
+            page,
+            segments,
+            shares=message.shared,
+            epoch=message.epoch,
+            resends=message.resends,
+            batches=batches,
+        )
 
     def _new_mailbox(self, delivery: Delivery, page: Page, resends: bool) -> Mailbox:
         return Mailbox(delivery, page, resends=resends)

@@ -17,7 +17,6 @@ from typing import Final
 
 import numpy as np
 
-from rmbus.delivery import Delivery
 from rmbus.errors import Broken, Closed, HostError, ProtocolError, RmbusError
 from rmbus.media import AudioFrame, Data, Packet, VideoFrame
 from rmbus.node import Interrupt, Node, Output, Ports
@@ -272,16 +271,7 @@ class Outlet:
         except Broken as error:
             sys.stderr.write(f"rmbus: topic {self._topic} has a reader that it cannot serve: {error}\n")
             return
-        link = OutputLink(
-            message.edge,
-            end,
-            message.token,
-            Delivery(message.delivery, message.n),  # type: ignore[arg-type]  # checked by Delivery itself
-            page,
-            self._memory.readers(message.edge),
-            shares=message.shared,
-            epoch=message.epoch,
-        )
+        link = OutputLink.of(message, page, end, self._memory.readers(message.edge))
         self._lanes[link.edge] = link, end
         self._reactor.add(end.source, self._locked(self._answered, link, end))
         link.on_full = partial(self._watch_room, link, end)
