@@ -143,7 +143,7 @@ def test_a_deterministic_source_that_dies(size: str, tmp_path: Path) -> None:
     assert lines(tmp_path / "got") == both(COUNTS[size])
     first = edge(report, "source")
     assert (first.published, first.delivered) == (COUNTS[size], COUNTS[size])
-    assert first.dropped == {"repeated": first.duplicates}
+    assert first.dropped == ({"repeated": first.duplicates} if first.duplicates else {})  # it may have died in between
     closes(report)
 
 
