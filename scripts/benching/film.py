@@ -114,7 +114,11 @@ def play(film: Path, way: str) -> Run:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(film), str(out), way], check=True, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _PROGRAM, str(film), str(out), way],
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         seconds = time.monotonic() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -127,14 +131,11 @@ def play(film: Path, way: str) -> Run:
     within_s, inside_s, early_s, processes_s = (
         sum(each[name] for each in told) / 1e9 for name in ("thread", "inside", "before", "process")
     )
+    if way == "inline":  # there is one thread for all, and no bus
+        return Run(round(seconds, 2), frames, round(cpu_s, 2), 0.0, 0.0)
     starting_s = cpu_s - processes_s + early_s
-    return Run(
-        round(seconds, 2),
-        frames,
-        round(cpu_s, 2),
-        round(cpu_s - processes_s + within_s - inside_s, 2),
-        round(starting_s, 2),
-    )
+    bus_s = cpu_s - processes_s + within_s - inside_s
+    return Run(round(seconds, 2), frames, round(cpu_s, 2), round(bus_s, 2), round(starting_s, 2))
 
 
 _PROGRAM: Final = """
