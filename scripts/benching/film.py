@@ -113,13 +113,10 @@ def play(film: Path, way: str) -> Run:
         out = Path(folder, "out.mp4")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(film), str(out), way],
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [sys.executable, "-c", _PROGRAM, str(film), str(out), way]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise RuntimeError(f"the run {way} has failed: {done.stdout}")
         seconds = time.monotonic() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         with av.open(str(out)) as written:

@@ -61,7 +61,7 @@ def test_the_main_job_is_measured_inline_and_in_processes(tmp_path: Path) -> Non
     page = tmp_path / "film.md"
     done = bench(tmp_path, "--rounds", 1, "--seconds", 0.4, "--write", page, script="film")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count("frames=10)") == 2
+    assert done.stderr.count("frames=10,") == 2
     text = page.read_text()
     assert "| in processes |" in text
     assert "of all processor time" in text
