@@ -622,6 +622,7 @@ def test_encoded_video_waits_by_itself(scripts: Scripts) -> None:
             film = bus.subscribe("film")
             say("up")
             first = next(film)
+            say("begun")
             hear()
             say([first.pts, [frame.pts for frame in film], film.dropped, str(first.format.codecs)])
         """)
@@ -636,6 +637,7 @@ def test_encoded_video_waits_by_itself(scripts: Scripts) -> None:
             say("sent")
     """)
     up(writer)
+    assert reader.heard() == "begun"  # so the edge is up
     writer.tell()
     assert writer.heard() == "sent"
     reader.tell()
