@@ -238,6 +238,55 @@ class Find(Message):
     pattern: str = attrs.field(validator=fields.pattern)
 
 
+@_message("ship")
+class Ship(Message):
+    """Hold an object, in a process of its own; its pickled state is the blob. Answered with `held` or `node`.
+
+    Attributes:
+        start: as for a node; its session is the object's id.
+        lease_s: how long it lives when nobody who holds it is connected any more.
+        replaces: whether an object of this id is to make room for it when this one is ready.
+    """
+
+    start: Start
+    lease_s: float = 30.0
+    replaces: bool = False
+
+
+@_message("held")
+class Held(Message):
+    """An object is there: its id, class, process, and what can be reached of it (name to kind)."""
+
+    id: str = attrs.field(validator=fields.session)
+    name: str
+    entry: str
+    pid: int
+    level: str
+    warm: bool
+    names: dict[str, str]
+    reason: str = ""
+
+
+@_message("attach_object")
+class AttachObject(Message):
+    """Hold an object that is there already. Answered with `held`."""
+
+    id: str = attrs.field(validator=fields.session)
+
+
+@_message("release")
+class Release(Message):
+    """End an object; with `unheld`, only if nobody else holds it."""
+
+    id: str = attrs.field(validator=fields.session)
+    unheld: bool = False
+
+
+@_message("objects")
+class Objects(Message):
+    """Which objects are there? Answered with `ok {"objects": [{id, name, entry, pid, level, holders, calls}, …]}`."""
+
+
 # --- host to client: events -----------------------------------------------------------------------------------------
 
 
@@ -316,6 +365,7 @@ class Job(Message):
     Attributes:
         start: the client's request. host: the host's name. work: a folder that the node may write to.
         page: the descriptor of the node's counters.
+        holds: whether it is an object, and no node of a pipeline.
     """
 
     start: Start
@@ -325,6 +375,7 @@ class Job(Message):
     package: int = -1
     state: int = -1
     page: int = -1
+    holds: bool = False
 
 
 @_message("input")
@@ -471,6 +522,7 @@ class Join(Message):
         session, node: a node that a client has announced with `start` and `by_hand`; else "".
         inputs, outputs: port to topic, where it joins by topics alone; of an input, a pattern over topics.
         delivery, n: of its inputs. last: whether it wants the last frame of each topic at once.
+        object: the id of a remote object that it calls; then it joins nothing else.
     """
 
     name: str = attrs.field(validator=fields.name)
@@ -482,6 +534,22 @@ class Join(Message):
     delivery: str = attrs.field(default="drop_oldest", validator=fields.one_of("latest", "drop_oldest"))
     n: int = attrs.field(default=8, validator=_frames)
     last: bool = False
+    object: str = attrs.field(default="", validator=fields.session)
+
+
+@_message("cancel")
+class Cancel(Message):
+    """A caller does not wait for a call any more; on to the object goes also who that is."""
+
+    call: int = attrs.field(validator=fields.number(0, MAX_ID))
+    caller: str = attrs.field(default="", validator=fields.name)
+
+
+@_message("offers")
+class Offers(Message):
+    """What can be reached of an object, name to kind; said before it is ready."""
+
+    names: dict[str, str]
 
 
 # --- host to host, where two of one user meet on one machine ---------------------------------------------------------

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from rmbus import bus as blocking
 from rmbus.delivery import Delivery
 from rmbus.media import Frame
+from rmbus.proxies import handle_of, make_proxy
+from rmbus.remote import Handle, local_class
 from rmbus.runtime.awaiting import awaited
 
 
@@ -132,8 +135,13 @@ class Subscription(AsyncIterator[Frame]):
             await asyncio.to_thread(self._subscription.close)
 
 
+_O = TypeVar("_O")
+
+
 class Bus:
-    """The topics of a host on this machine. An async context manager: leaving it closes what was opened on it.
+    """The topics and remote objects of a host on this machine.
+
+    An async context manager: leaving it closes what was opened on it.
 
     Attributes:
         address: of the host.
@@ -157,6 +165,50 @@ class Bus:
         opened = Subscription(pattern, lambda: self._bus.subscribe(pattern, delivery=delivery, last=last))
         self._subscriptions.add(opened)
         return opened
+
+    async def ship(self, obj: _O, *, requirements: Sequence[str] = (), files: Sequence[str | Path] = ()) -> _O:
+        """Let the host hold an object, and return its stand-in, whose every name is awaited; see `rmbus.Bus.ship`.
+
+        What is cancelled while it is awaited is stopped at the far end too.
+        """
+        holding = await asyncio.to_thread(self._bus.holding)
+        about = await asyncio.to_thread(lambda: holding.ship(obj, requirements=requirements, files=files))
+        return cast("_O", make_proxy(Handle(holding, about, obj), type(obj), is_awaited=True))
+
+    async def attach(self, id: str) -> Any:
+        """Return a stand-in for an object that another process has shipped; see `rmbus.Bus.attach`."""
+        holding = await asyncio.to_thread(self._bus.holding)
+        about = await asyncio.to_thread(holding.attach, id)
+        return make_proxy(Handle(holding, about), local_class(about.entry), is_awaited=True)
+
+    async def fetch(self, proxy: _O) -> _O:
+        """Bring the state of a remote object home; see `rmbus.Bus.fetch`."""
+        return await asyncio.to_thread(self._bus.fetch, proxy)
+
+    async def state(self, proxy: object) -> Any:
+        """Return the state of a remote object, as data; see `rmbus.Bus.state`."""
+        return await handle_of(proxy).do_async("state")
+
+    async def restore(self, proxy: object, state: object) -> None:
+        """Give a remote object a state; see `rmbus.Bus.restore`."""
+        await handle_of(proxy).do_async("restore", value=state)
+
+    async def replace(self, proxy: object, obj: _O) -> _O:
+        """Give a remote object new code; see `rmbus.Bus.replace`."""
+        new = await asyncio.to_thread(self._bus.replace, proxy, obj)
+        return cast("_O", make_proxy(handle_of(new), type(obj), is_awaited=True))
+
+    async def release(self, proxy: object) -> None:
+        """End a remote object, also for others who hold it; see `rmbus.Bus.release`."""
+        await asyncio.to_thread(self._bus.release, proxy)
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Return the remote objects of the host; see `rmbus.Bus.nodes`."""
+        return await asyncio.to_thread(self._bus.nodes)
+
+    async def status(self) -> dict[str, Any]:
+        """Return how the host stands."""
+        return await asyncio.to_thread(self._bus.status)
 
     async def close(self) -> None:
         """Close what was opened on the bus; harmless when that has been done."""

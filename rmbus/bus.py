@@ -1,28 +1,34 @@
-"""Topics from any script: connect to a host of this machine, publish values, iterate over those of others."""
+"""A host from any script: publish values to topics, iterate over those of others, ship objects and call them."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from rmbus.delivery import Delivery, latest
-from rmbus.errors import Closed, ConnectFailed, RmbusError
+from rmbus.errors import Closed, ConnectFailed, HostError, PackagingError, RmbusError
 from rmbus.joined import enter, find_bus
 from rmbus.media import Frame
+from rmbus.node import Node
 from rmbus.protocol import messages
 from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
+from rmbus.proxies import handle_of, make_proxy
+from rmbus.remote import Handle, Holding, local_class
 from rmbus.runtime import inlet, outlet
+from rmbus.runtime.applying import Applied
 from rmbus.runtime.awaiting import Intake
 from rmbus.runtime.events import EventIntake
 from rmbus.runtime.inlet import Inlet
 from rmbus.runtime.loans import model_of
 from rmbus.runtime.outlet import Outlet
 from rmbus.runtime.outputs import END_S
+from rmbus.shipping.states import take_content
 from rmbus.transport.security import Connection
 
 ENCODED_FRAMES: Final = 8
@@ -143,10 +149,13 @@ class Subscription(Iterator[Frame]):
 
 
 _T = TypeVar("_T", Publisher, Subscription)
+_O = TypeVar("_O")
 
 
 class Bus:
-    """The topics of a host on this machine. A context manager: leaving it closes what was opened on it.
+    """The topics and remote objects of a host on this machine.
+
+    A context manager: leaving it closes what was opened on it.
 
     Attributes:
         address: of the host.
@@ -158,6 +167,9 @@ class Bus:
         self._timeout_s = timeout_s
         self._opened: weakref.WeakSet[Publisher | Subscription] = weakref.WeakSet()
         self._is_closed = False
+        self._greeting = threading.Lock()
+        self._holding: Holding | None = None
+        self._kept_nodes: dict[tuple[Node | str, str], Handle] = {}
 
     def publish(self, topic: str, format: object = None) -> Publisher:
         """Begin a topic; whoever has waited for it reads it when this returns.
@@ -186,11 +198,152 @@ class Bus:
         """
         return self._kept(Subscription(pattern, self.open_intake(pattern, delivery, last=last)))
 
+    # --- remote objects ----------------------------------------------------------------------------------------------
+
+    def ship(self, obj: _O, *, requirements: Sequence[str] = (), files: Sequence[str | Path] = ()) -> _O:
+        """Let the host hold an object, in a confined process of its own, with all the source that it needs.
+
+        Args:
+            obj: the object; its `initialize`, if it has one, runs there before it is used, its `cleanup` at the end.
+            requirements: distributions that its code must have there, as pip writes them.
+            files: files and folders to go along, beside those that are found.
+
+        Returns:
+            A stand-in with the names of the class, and no others: methods of every kind, properties, attributes. What
+            a call is given is pickled; what it returns comes back as data. It ends by `release`, when the bus is
+            closed, or half a minute after the last process that holds it is gone.
+
+        Raises:
+            PackagingError: it cannot be shipped. HostError: the host refuses. NodeError: its code fails there, also of
+            the original type.
+        """
+        holding = self.holding()
+        handle = Handle(holding, holding.ship(obj, requirements=requirements, files=files), obj)
+        return cast("_O", make_proxy(handle, type(obj)))
+
+    def attach(self, id: str) -> Any:
+        """Return a stand-in for an object that another process has shipped; both hold it.
+
+        Raises:
+            HostError: there is none of that id.
+        """
+        holding = self.holding()
+        about = holding.attach(id)
+        return make_proxy(Handle(holding, about), local_class(about.entry))
+
+    def fetch(self, proxy: _O) -> _O:
+        """Bring the state of a remote object home: into the object that was shipped, which is returned.
+
+        For one that was attached to, a new object of its class, which must be imported here already.
+
+        Raises:
+            PackagingError: the state is no data, or the class is not known here.
+        """
+        handle = handle_of(proxy)
+        state = handle.do("state")
+        obj = handle.local
+        if obj is None:
+            cls = local_class(handle.about.entry)
+            if cls is None:
+                raise PackagingError(f"{handle.about.entry} is not known here: import its module first")
+            obj = handle.local = object.__new__(cls)
+        take_content(obj, state)
+        return cast("_O", obj)
+
+    def state(self, proxy: object) -> Any:
+        """Return the state of a remote object, as data: what its `get_state` gives, else its attributes."""
+        return handle_of(proxy).do("state")
+
+    def restore(self, proxy: object, state: object) -> None:
+        """Give a remote object a state, on this host or another, instead of the one it has."""
+        handle_of(proxy).do("restore", value=state)
+
+    def replace(self, proxy: object, obj: _O) -> _O:
+        """Give a remote object new code: that of another object, which takes over its state and its id.
+
+        Raises:
+            as `ship`; then all is as it was.
+        """
+        handle, holding = handle_of(proxy), self.holding()
+        state = handle.do("state")
+        about = holding.ship(obj, instead_of=handle.about.id)
+        handle.begin_anew()
+        new = make_proxy(Handle(holding, about, obj), type(obj))
+        self.restore(new, state)
+        return cast("_O", new)
+
+    def release(self, proxy: object) -> None:
+        """End a remote object, also for others who hold it.
+
+        Raises:
+            HostError: it has ended.
+        """
+        self.holding().release(handle_of(proxy).about.id)
+
+    def call(
+        self,
+        node: Node | str,
+        value: object,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Give a value to a node of the host, and return what it makes of it; the node is kept for further calls.
+
+        Args:
+            node: a node with one input, which is shipped; or the name of one that is registered on the host.
+            value: a frame, or any value that a `Data` can hold. config: what a named one is built with.
+            timeout_s: how long its `process` may take before it is stopped.
+
+        Returns:
+            None where it emits nothing, the value where it emits one, a list where more; of a node with several outputs
+            `{port: list}`. The value of a `Data` stands for that.
+
+        Raises:
+            NodeError: its code has failed; also of the original type. TimeoutError: its time was over.
+        """
+        return self._applied(node, config).do("call", "process", ((value,), {}), limit_s=timeout_s)
+
+    def stream(
+        self, node: Node | str, items: Iterable[object], *, config: Mapping[str, Any] | None = None
+    ) -> Generator[Any]:
+        """Give values to a node of the host, one after the other, and yield what it makes of them as it comes.
+
+        The node is a new one, and ends with the stream; what it emits at the end of its input comes last. Of a node
+        with several outputs each is `(port, value)`.
+
+        Args:
+            node, config: as for `call`. items: they are taken as the results are, a few ahead.
+
+        Raises:
+            as `call`.
+        """
+        holding = self.holding()
+        handle = Handle(holding, holding.ship(Applied(node, config)))
+        try:
+            for found in handle.each("emissions", items):
+                yield from found
+            yield from handle.do("call", "flush", ((), {}))
+        finally:
+            with suppress(HostError):  # it has ended by itself
+                holding.release(handle.about.id)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the remote objects of the host: id, name, entry, state, pid, level, holders, callers."""
+        return self.holding().objects()
+
+    def status(self) -> dict[str, Any]:
+        """Return how the host stands."""
+        return self.holding().status()
+
     def close(self) -> None:
         """Close what was opened on the bus; harmless when that has been done."""
         self._is_closed = True
         for each in list(self._opened):
             each.close()
+        with self._greeting:
+            if self._holding is not None:
+                self._holding.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +355,26 @@ class Bus:
             for each in list(self._opened):
                 each.__exit__(kind, error, trace)
         self.close()
+
+    def holding(self) -> Holding:
+        """Return what holds remote objects; not for scripts.
+
+        Raises:
+            ConnectFailed: the host does not answer.
+        """
+        self._check()
+        with self._greeting:
+            if self._holding is None:
+                self._holding = Holding(self._connection, self._timeout_s)
+            return self._holding
+
+    def _applied(self, node: Node | str, config: Mapping[str, Any] | None) -> Handle:
+        holding = self.holding()
+        key = (node, repr(sorted((config or {}).items())))
+        handle = self._kept_nodes.get(key)
+        if handle is None:
+            handle = self._kept_nodes[key] = Handle(holding, holding.ship(Applied(node, config)))
+        return handle
 
     # --- for this package alone --------------------------------------------------------------------------------------
 

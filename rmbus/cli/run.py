@@ -15,7 +15,7 @@ from rmbus.cli.targets import Target, check_place, fill
 from rmbus.errors import RmbusError, node_error
 from rmbus.node import Node, Port, describe_ports, node_name, ports
 from rmbus.plan import LOCAL
-from rmbus.runtime.process import describe, type_name
+from rmbus.runtime.failures import describe, type_name
 
 
 def run(

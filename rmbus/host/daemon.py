@@ -31,6 +31,7 @@ from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
+from rmbus.host.objects import Objects
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
 from rmbus.host.workers import MARK, Child, adopt_strays, started
@@ -113,6 +114,7 @@ class Host:
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
+        self._objects = Objects(self.reactor, self._wiring, self._pool.take, self._store.open, settings.name)
         self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
         self._hands = Hands(
             self.reactor,
@@ -121,6 +123,7 @@ class Host:
             bus,
             self._token,
             announced=self._announced,
+            calls=self._objects.join,
             met=self._meetings.arrived,
         )
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
@@ -136,6 +139,10 @@ class Host:
             messages.Report: self._report,
             messages.Status: self._status,
             messages.Find: self._find,
+            messages.Ship: self._ship,
+            messages.AttachObject: self._attach_object,
+            messages.Release: self._release,
+            messages.Objects: self._list_objects,
         }
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -163,7 +170,7 @@ class Host:
 
     def drain(self, reason: str) -> None:
         """Take nothing new, let what runs go on for a bounded time, then end. A second call ends at once."""
-        if self._draining or not self._sessions:
+        if self._draining or not (self._sessions or self._objects):
             self.end()
             return
         self._draining = reason
@@ -179,6 +186,7 @@ class Host:
                     status = f"killed by SIGKILL: the host was stopped ({self._draining})"
                     session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
             session.kill()
+        self._objects.close()
         self._pool.close()
         self._hands.close()
         self.reactor.stop()
@@ -291,14 +299,7 @@ class Host:
 
     def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Start)
-        if self._draining:
-            raise HostError(
-                f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name
-            )
-        size = len(messages.encode(request))
-        if size > MAX_START_BYTES:
-            raise TooLarge("what is said to start a node", size, MAX_START_BYTES)
-        self._check_python(request)
+        self._check_start(request)
         session = self._session(client, request.session)
         if request.node in session.nodes:
             raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
@@ -393,6 +394,16 @@ class Host:
         if node.start.topics:
             self._directory.publish(node.endpoint, self._directory.free(node.start.topics, session.name[:8]))
 
+    def _check_start(self, request: messages.Start) -> None:
+        if self._draining:
+            raise HostError(
+                f"the host {self.settings.name} is being stopped ({self._draining})", host=self.settings.name
+            )
+        size = len(messages.encode(request))
+        if size > MAX_START_BYTES:
+            raise TooLarge("what is said to start a node", size, MAX_START_BYTES)
+        self._check_python(request)
+
     def _check_python(self, request: messages.Start) -> None:
         ours, theirs = (sys.implementation.name, *sys.version_info[:2]), (request.implementation, *request.python)
         if ours != theirs:
@@ -435,6 +446,22 @@ class Host:
     def _status(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         nodes = sum(len(session.nodes) for session in self._sessions.values())
         reply(messages.Ok({"host": self.settings.name, "sessions": len(self._sessions), "nodes": nodes}))
+
+    def _ship(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Ship)
+        self._check_start(request.start)
+        self._objects.ship(client, request, blob, reply)
+
+    def _attach_object(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.AttachObject)
+        self._objects.attach(client, request, reply)
+
+    def _release(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        assert isinstance(request, messages.Release)
+        self._objects.release(client, request, reply)
+
+    def _list_objects(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        reply(messages.Ok({"objects": self._objects.listed()}))
 
     def _find(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Find)
@@ -501,6 +528,7 @@ class Host:
 
     def _client_lost(self, client: Client) -> None:
         self._directory.unwatch(client.tell)
+        self._objects.client_lost(client)
         for name in [name for name, owner in self._owners.items() if owner is client]:
             self._drop_session(name)
 

@@ -14,6 +14,7 @@ from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
 from rmbus.host.peers import FarEnd
 from rmbus.protocol import messages
+from rmbus.protocol.calls import WINDOW
 from rmbus.protocol.limits import DEFAULT_CREDIT, FIRST_TOPIC_EDGE
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
@@ -234,6 +235,29 @@ class Wiring:
             credit=_window(wish),
         )
         return self.join(link, publisher, subscriber, topic=topic, last=wish.last)
+
+    def call(
+        self, caller: Endpoint, ports: tuple[str, str], obj: Endpoint, its_ports: tuple[str, str]
+    ) -> tuple[HostedEdge, HostedEdge]:
+        """Join a process that calls an object to it, there and back; of each, the ports for calls and for replies."""
+        (calls, replies), (its_calls, its_replies) = ports, its_ports
+        there = self._call_link(calls, its_calls)
+        back = self._call_link(replies, its_replies, is_back=True)
+        return self.join(back, obj, caller), self.join(there, caller, obj)
+
+    def _call_link(self, out: str, into: str, *, is_back: bool = False) -> messages.Link:
+        out, into = (into, out) if is_back else (out, into)
+        return messages.Link(
+            "",
+            next(self._numbers),
+            secrets.token_bytes(16),
+            producer=0,
+            out=out,
+            consumer=0,
+            into=into,
+            n=1024,  # the ends themselves see to it that there are fewer
+            credit=WINDOW,
+        )
 
     def leave(self, edge: HostedEdge) -> None:
         """Forget an edge."""

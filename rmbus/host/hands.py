@@ -102,7 +102,8 @@ class Hands:
     """Listens on `host.sock`; only processes of the host's own user may join, and only other hosts of his may come.
 
     Args:
-        announced: takes a process that joins as a node of a session. met: takes a host that comes to meet this one.
+        announced: takes a process that joins as a node of a session. calls: takes one that calls an object.
+        met: takes a host that comes to meet this one.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Hands:
         token: str,
         *,
         announced: Callable[[Endpoint, messages.Join], None],
+        calls: Callable[[Endpoint, messages.Join], None],
         met: Callable[[Umbilical, int, messages.Meet], None],
     ) -> None:
         self._reactor = reactor
@@ -122,6 +124,7 @@ class Hands:
         self._bus = bus
         self._token = token
         self._announced = announced
+        self._calls = calls
         self._met = met
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._silent: dict[Umbilical, Timer] = {}
@@ -195,6 +198,8 @@ class Hands:
         try:
             if message.session:
                 self._announced(endpoint, message)
+            elif message.object:
+                self._calls(endpoint, message)
             else:
                 Hand(endpoint, message, self._bus)
         except RmbusError as error:

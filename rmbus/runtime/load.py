@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rmbus.errors import PackagingError
 from rmbus.node import Node
@@ -14,26 +15,33 @@ from rmbus.shipping.pickling import loads
 
 
 def load_node(job: messages.Job, package: int | None, state: bytes) -> Node:
-    """Return the node of a job, with its state set and its joined ports known.
+    """Return the node of a job, see `load_object`.
+
+    Raises:
+        PackagingError: also where it is no node.
+    """
+    node = load_object(job, package, state)
+    if not isinstance(node, Node):
+        raise PackagingError(f"what was shipped is no node but {type(node).__qualname__}")
+    return node
+
+
+def load_object(job: messages.Job, package: int | None, state: bytes) -> Any:
+    """Return the object of a job, with its state set.
 
     Args:
         job: what to be.
         package: the descriptor of the package with its code, or None where the user's own files are read.
-        state: the pickled node.
+        state: the pickled object.
 
     Raises:
         PackagingError, ProtocolError: see `rmbus.shipping.load`.
     """
-    start = job.start
     if package is not None:
         work = Path(job.work if job.level == "trusted" else os.environ["TMPDIR"])
-        _, node = load(package, work / "code", state)
-    else:
-        if job.level != "trusted":
-            raise PackagingError("code without a package is taken by the user's own host only")
-        sys.path[:] = start.sys_path
-        os.chdir(start.folder)
-        node = loads(state)
-    if not isinstance(node, Node):
-        raise PackagingError(f"what was shipped is no node but {type(node).__qualname__}")
-    return node
+        return load(package, work / "code", state)[1]
+    if job.level != "trusted":
+        raise PackagingError("code without a package is taken by the user's own host only")
+    sys.path[:] = job.start.sys_path
+    os.chdir(job.start.folder)
+    return loads(state)

@@ -53,6 +53,12 @@ class NodeMemory:
         self._pools[port] = pool
         return pool
 
+    def end_pool(self, port: str) -> None:
+        """An output has no reader any more, and will have none: give the host its memory back."""
+        pool = self._pools.pop(port, None)
+        if pool is not None:
+            pool.end()
+
     def has(self, mapping: Mapping) -> bool:
         """Whether a segment is one of this node's own, or one that its host has given it to read.
 

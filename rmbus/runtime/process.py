@@ -12,26 +12,35 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine
+from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
+from rmbus.runtime.orders import wire
 from rmbus.transport.counters import Page
-from rmbus.transport.umbilical import Stripped, Umbilical, close_all, descriptor_at, read_all
+from rmbus.transport.umbilical import Stripped, Umbilical, read_all
 
 if TYPE_CHECKING:
     from rmbus.node import Node
     from rmbus.runtime.invoke import Invoker
     from rmbus.runtime.loop import NodeLoop
     from rmbus.runtime.memory import NodeMemory
+    from rmbus.runtime.objects import ObjectLoop
 
 SWITCH_S: Final = 0.0005
 """A thread of the user's that never waits may keep the interpreter from the data thread for no longer than this."""
 
-READY: Final = ("av", "uvloop", "rmbus.runtime.invoke", "rmbus.runtime.load", "rmbus.runtime.cooperative")
+READY: Final = (
+    "av",
+    "uvloop",
+    "rmbus.runtime.invoke",
+    "rmbus.runtime.load",
+    "rmbus.runtime.cooperative",
+    "rmbus.runtime.holding",
+)
 """What a spare process has imported before it is asked for."""
 
 
@@ -44,7 +53,7 @@ class Process:
     """
 
     def __init__(
-        self, umbilical: Umbilical, job: messages.Job, page: Page, *, on_cut: Callable[[NodeLoop], None]
+        self, umbilical: Umbilical, job: messages.Job, page: Page, *, on_cut: Callable[[NodeLoop | ObjectLoop], None]
     ) -> None:
         self._umbilical = umbilical
         self._start = job.start
@@ -69,8 +78,7 @@ class Process:
             memory = NodeMemory(self._say)
             kind = _kind_of_loop(start, is_async=invoker.is_async)
             loop = kind(invoker, start.outputs, self._page, memory, is_source=invoker.is_source)
-            listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
-            listener.start()
+            self._begin_to_listen(loop, memory)
             try:
                 invoker.initialize()
                 self._say(messages.NodeEvent(start.session, start.node, "ready"))
@@ -88,7 +96,7 @@ class Process:
         sys.stdout.flush()
         self._say(messages.NodeEvent(start.session, start.node, "ended"))
 
-    def _failed(self, error: BaseException, loop: NodeLoop | None) -> None:
+    def _failed(self, error: BaseException, loop: NodeLoop | ObjectLoop | None) -> None:
         from rmbus.media import read_only_advice
 
         name, message = type_name(error), text_of(error)
@@ -97,10 +105,8 @@ class Process:
             message = f"{message}: {advice}"
         start = self._start
         frame = None if loop is None else loop.frame
-        trace = _last_bytes(describe(error), 60_000)
-        event = messages.NodeEvent(
-            start.session, start.node, "failed", name, _last_bytes(message, 20_000), trace, frame
-        )
+        trace = last_bytes(describe(error), 60_000)
+        event = messages.NodeEvent(start.session, start.node, "failed", name, last_bytes(message, 20_000), trace, frame)
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(Broken):  # the host is gone, and that may be the failure itself
@@ -114,19 +120,38 @@ class Process:
     def _say(self, message: messages.Message) -> None:
         self._umbilical.send(message)
 
-    def _listen(self, loop: NodeLoop, memory: NodeMemory) -> None:
+    def _begin_to_listen(self, loop: NodeLoop | ObjectLoop, memory: NodeMemory) -> None:
+        listener = threading.Thread(target=self._listen, args=(loop, memory), name="rmbus-umbilical", daemon=True)
+        listener.start()
+
+    def _takes(self, loop: NodeLoop | ObjectLoop, message: messages.Message) -> bool:
+        """Carry out an order that does not wait for the data thread; whether it was one."""
+        return False
+
+    def _listen(self, loop: NodeLoop | ObjectLoop, memory: NodeMemory) -> None:
         """Serve the umbilical until it is cut."""
         while True:
             try:
                 message, descriptors = self._heard()
-                if memory.take(message, descriptors):
+                if memory.take(message, descriptors) or self._takes(loop, message):
                     continue
             except RmbusError as error:
                 if not isinstance(error, Closed | Broken):
                     sys.stderr.write(f"rmbus: the host broke the protocol: {error}\n")
                 self._on_cut(loop)
                 return
-            loop.reactor.call_soon(_order(obey, loop, message, descriptors, self._say, self._start.session))
+            loop.reactor.call_soon(_order(self._obey, loop, message, descriptors))
+
+    def _obey(self, loop: Any, message: messages.Message, descriptors: list[int]) -> None:
+        """Carry out an order of the host, in the data thread."""
+        if wire(loop, message, descriptors, self._say, self._start.session):
+            return
+        if isinstance(message, messages.Go):
+            loop.go()
+        elif isinstance(message, messages.Stop):
+            loop.stop()
+        else:
+            raise RmbusError(f"a node does not take {message.tag!r} messages")
 
     def _heard(self) -> tuple[messages.Message, list[int]]:
         """Return what the host says next. Where descriptors are lost, whoever needs them says what cannot be done."""
@@ -161,92 +186,6 @@ def _order(call: Callable[..., object], *given: object) -> Callable[[], object]:
     return lambda: call(*given)
 
 
-def type_name(error: BaseException) -> str:
-    """Return the name of an error's type, by which the caller finds it again."""
-    kind = type(error)
-    if kind.__name__ == messages.UPSTREAM_FAILED:
-        return messages.UPSTREAM_FAILED
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def obey(
-    loop: NodeLoop,
-    message: messages.Message,
-    descriptors: list[int],
-    say: Callable[[messages.Message], None],
-    session: str,
-) -> None:
-    """Carry out an order of the host in the node's loop."""
-    if isinstance(message, messages.Input):
-        topic = f", topic {message.topic}" if message.topic else ""
-        with _linking(f"input {message.port!r} (edge {message.edge}{topic})"):
-            page = descriptor_at(descriptors, message.page)
-            lane, listener = _given(descriptors, message.lane), _given(descriptors, message.listener)
-            loop.add_input(message, Page(page), listener, lane)
-            close_all([page])
-    elif isinstance(message, messages.Output):
-        edge = message.edge
-        with _linking(f"output {message.port!r} (edge {edge})"):
-            page = descriptor_at(descriptors, message.page)
-            lane = _given(descriptors, message.lane)
-            loop.add_output(message, Page(page), lane, lambda: say(messages.Linked(session, edge)))
-            close_all([page])
-    elif isinstance(message, messages.Publish):
-        loop.publish(message)
-    elif isinstance(message, messages.Gone):
-        loop.gone(message)
-    elif isinstance(message, messages.Go):
-        loop.go()
-    elif isinstance(message, messages.Stop):
-        loop.stop()
-    else:
-        close_all(descriptors)
-        raise RmbusError(f"a node does not take {message.tag!r} messages")
-
-
-def _given(descriptors: list[int], place: int) -> int | None:
-    return descriptor_at(descriptors, place) if place >= 0 else None
-
-
-@contextlib.contextmanager
-def _linking(edge: str) -> Generator[None]:
-    """Name the edge that cannot be linked, since no descriptor is left, say."""
-    import zmq
-
-    try:
-        yield
-    except (OSError, zmq.ZMQError) as error:
-        raise Broken(f"{edge} cannot be linked: {error}") from error
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error's message, as text that can be sent, also where its own `str()` fails."""
-    try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001 - the supervisor around user code
-        text = f"(its message cannot be had: str() raised {type(second).__name__})"
-    return sendable(text)
-
-
-def _last_bytes(text: str, size: int) -> str:
-    """Return the end of a text that is too long to be sent."""
-    return text.encode()[-size:].decode(errors="ignore")
-
-
-def sendable(text: str) -> str:
-    """Return text with what UTF-8 cannot hold escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def describe(error: BaseException) -> str:
-    """Return the traceback as text, without the frames of this runtime that stand before the user's."""
-    told = traceback.TracebackException.from_exception(error)
-    ours = str(Path(__file__).parent)
-    while len(told.stack) > 1 and told.stack[0].filename.startswith(ours):
-        del told.stack[0]
-    return sendable("".join(told.format()))
-
-
 def main() -> None:
     """Become a spare process, then a node."""
     umbilical = Umbilical(socket.socket(fileno=int(sys.argv[1])))
@@ -270,13 +209,16 @@ def main() -> None:
 
 def _serve(umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> int:
     """Run the job; return the exit status."""
-    from rmbus.runtime.load import load_node
+    from rmbus.runtime.load import load_node, load_object
 
-    def load() -> Node:
+    def load() -> Any:
         package = descriptors[job.package] if job.package >= 0 else None
-        return load_node(job, package, read_all(descriptors[job.state]))
+        return (load_object if job.holds else load_node)(job, package, read_all(descriptors[job.state]))
 
-    process = Process(umbilical, job, Page(descriptors[job.page]), on_cut=lambda loop: os._exit(1))
+    kind: type[Process] = Process
+    if job.holds:
+        from rmbus.runtime.holding import Holder as kind
+    process = kind(umbilical, job, Page(descriptors[job.page]), on_cut=lambda loop: os._exit(1))
     try:
         process.run(load)
     except BaseException:  # noqa: BLE001 - the host has been told

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from attrs import frozen
 
 from rmbus.errors import PackagingError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # cloudpickle ships no types; its pickler has the standard on
     from pickle import Pickler as CloudPickler
 else:
     from cloudpickle import Pickler as CloudPickler
+
+OUTSIDE_BYTES: Final = 4096
+"""A buffer from this size on lies beside the pickle of arguments."""
 
 HEAVY_BYTES: Final = 1_000_000
 """An attribute over this size is reported."""
@@ -78,6 +82,54 @@ def dumps(obj: object) -> bytes:
     return file.getvalue()
 
 
+def dump_arguments(value: object) -> tuple[bytes, list[memoryview]]:
+    """Pickle what is given to a remote object; large buffers lie beside the pickle, in order (PEP 574).
+
+    Raises:
+        PackagingError: something in it cannot be pickled; the message names its type.
+    """
+    file = io.BytesIO()
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUTSIDE_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    try:
+        _ArgumentPickler(file, protocol=5, buffer_callback=keep).dump(value)
+    except Exception as error:  # a reducer is the user's code and may raise anything
+        raise PackagingError(f"an argument cannot be sent: {error}") from error
+    return file.getvalue(), buffers
+
+
+def whole(array: np.ndarray[Any, Any]) -> Any:
+    """Return how to pickle an array: one with gaps as a copy without, whose bytes may lie beside the pickle."""
+    is_whole = array.flags.c_contiguous or array.flags.f_contiguous
+    if is_whole or array.nbytes < OUTSIDE_BYTES or array.dtype.hasobject:
+        return NotImplemented
+    return np.ascontiguousarray(array).__reduce_ex__(5)
+
+
+def load_arguments(data: bytes, buffers: Sequence[Any]) -> Any:
+    """Load what `dump_arguments` has written; arrays are views of the buffers. Only a node's process does this.
+
+    Raises:
+        PackagingError: a module that it refers to is not here.
+    """
+    try:
+        return pickle.loads(data, buffers=buffers)
+    except ModuleNotFoundError as error:
+        raise PackagingError(
+            f"an argument needs module {error.name!r}, which was not shipped with the object: {error}\n"
+            "import that module in a module of the object's, or name its file when it is shipped: files=[...]"
+        ) from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise PackagingError(f"the arguments cannot be loaded: they were cut off or damaged ({error})") from error
+
+
 def trace(obj: object) -> Trace:
     """Return what the pickled object would refer to, without copying its arrays.
 
@@ -117,6 +169,11 @@ def loads(data: bytes | memoryview, folder: Path | None = None) -> Any:
         ) from error
     except (pickle.UnpicklingError, EOFError) as error:
         raise PackagingError(f"the state cannot be loaded: it was cut off or damaged ({error})") from error
+
+
+class _ArgumentPickler(CloudPickler):
+    def reducer_override(self, obj: object) -> Any:
+        return whole(obj) if type(obj) is np.ndarray else super().reducer_override(obj)
 
 
 class _Sink(io.RawIOBase):

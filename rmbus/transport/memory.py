@@ -309,6 +309,12 @@ class Pool:
                 self._retiring.append(segment)
                 return
 
+    def end(self) -> None:
+        """Give everything back: nothing is written any more, and nobody waits for what is under way."""
+        for segment in (*self._segments, *self._retiring):
+            self._give_back(segment.mapping.segment)
+        self._segments, self._retiring = [], []
+
     # --- from the umbilical's thread -------------------------------------------------------------------------------
 
     def grown(self, mapping: Mapping, slots: int, slot_bytes: int) -> None:

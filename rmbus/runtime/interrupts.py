@@ -1,0 +1,63 @@
+"""How the user's code is stopped when nobody waits for it any more, or its time is over: an exception in its thread."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+CANCEL: Final = signal.SIGUSR2
+LIMIT: Final = signal.SIGALRM
+
+
+class Interrupted(BaseException):
+    """Raised in the user's code, which is to end."""
+
+
+class Interrupts:
+    """Stops what runs in the main thread, which has made this. Code that never returns to Python cannot be stopped."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._running: object = None
+        self._cancelled: object = None
+        self.was_late = False
+        signal.signal(CANCEL, self._arrived)
+        signal.signal(LIMIT, self._arrived)
+
+    @contextmanager
+    def during(self, key: object, limit_s: float) -> Generator[None]:
+        """Let what runs in the context be stopped: by `cancel(key)`, or when its time is over (0: it has any).
+
+        Raises:
+            Interrupted: it was; `was_late` says whether by the time.
+        """
+        self.was_late, self._cancelled = False, None
+        self._running = key
+        if limit_s:
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+        try:
+            yield
+        finally:
+            self._running = None
+            if limit_s:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def cancel(self, key: object) -> bool:
+        """Stop what runs under a key, from another thread; whether it ran."""
+        if self._running != key:
+            return False
+        self._cancelled = key
+        signal.pthread_kill(self._thread, CANCEL)
+        return True
+
+    def _arrived(self, number: int, frame: Any) -> None:
+        if self._running is None:
+            return  # it has ended meanwhile
+        if number == LIMIT:
+            self.was_late = True
+        elif self._cancelled != self._running:
+            return  # what was meant has ended, and another runs
+        raise Interrupted

@@ -1,0 +1,26 @@
+"""The state of an object as data: by its own `get_state` and `set_state`, or what pickling it would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def content_of(obj: Any) -> Any:
+    """Return an object's state."""
+    get = getattr(obj, "get_state", None)
+    return get() if callable(get) else obj.__getstate__()
+
+
+def take_content(obj: Any, state: Any) -> None:
+    """Give an object a state that `content_of` has returned, instead of the one it has."""
+    for name in ("set_state", "__setstate__"):
+        take = getattr(obj, name, None)
+        if callable(take):
+            take(state)
+            return
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if hasattr(obj, "__dict__"):
+        obj.__dict__.clear()
+        obj.__dict__.update(attributes or {})
+    for name, value in (slots or {}).items():
+        object.__setattr__(obj, name, value)
