@@ -14,7 +14,7 @@ from rmbus.delivery import Delivery, latest
 from rmbus.errors import Closed, ConnectFailed, HostError, PackagingError, RmbusError
 from rmbus.joined import enter, find_bus
 from rmbus.media import Frame
-from rmbus.node import Node
+from rmbus.node import Node, node_name
 from rmbus.protocol import messages
 from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
@@ -319,7 +319,7 @@ class Bus:
             as `call`.
         """
         holding = self.holding()
-        handle = Handle(holding, holding.ship(Applied(node, config)))
+        handle = Handle(holding, holding.ship(Applied(node, config), name=_called(node)))
         try:
             for found in handle.each("emissions", items):
                 yield from found
@@ -373,7 +373,7 @@ class Bus:
         key = (node, repr(sorted((config or {}).items())))
         handle = self._kept_nodes.get(key)
         if handle is None:
-            handle = self._kept_nodes[key] = Handle(holding, holding.ship(Applied(node, config)))
+            handle = self._kept_nodes[key] = Handle(holding, holding.ship(Applied(node, config), name=_called(node)))
         return handle
 
     # --- for this package alone --------------------------------------------------------------------------------------
@@ -423,6 +423,10 @@ class Bus:
     def _kept(self, opened: _T) -> _T:
         self._opened.add(opened)
         return opened
+
+
+def _called(node: Node | str) -> str:
+    return node if isinstance(node, str) else node_name(node)
 
 
 def connect(address: str | None = None, *, key: str | None = None, timeout_s: float = 10.0) -> Bus:

@@ -101,12 +101,14 @@ class Holding:
         *,
         requirements: Sequence[str] = (),
         files: Sequence[str | Path] = (),
+        name: str = "",
         instead_of: str = "",
     ) -> About:
         """Let the host hold an object, with all the source that it needs; return when it is there.
 
         Args:
-            obj: the object. requirements, files: see `rmbus.Bus.ship`. instead_of: the id of one that it replaces.
+            obj: the object. requirements, files: see `rmbus.Bus.ship`.
+            name: what it is called in errors, by default its class in lower case. instead_of: one that it replaces.
 
         Raises:
             PackagingError: it cannot be shipped. HostError: the host refuses. NodeError: its code fails there.
@@ -120,7 +122,7 @@ class Holding:
             )
         built = package.build(obj, files=files, requirements=requirements, known=state.trace)
         self._client.upload(built.address, built.data)
-        name = type(obj).__name__.lower()
+        name = name or type(obj).__name__.lower()
         start = messages.Start(
             session=instead_of or secrets.token_hex(8),
             node=0,

@@ -175,8 +175,12 @@ class Caller(Ends):
         raise self._failure
 
     def serve_at_once(self) -> None:
-        """Serve what there is: for an event loop, which watches `reactor`."""
-        self._serve(0)
+        """Serve what there is, unless somebody else serves: for an event loop, which watches `reactor`."""
+        if self._serving.acquire(blocking=False):
+            try:
+                self._serve(0)
+            finally:
+                self._serving.release()
 
     def close(self) -> None:
         """Leave the object; harmless when it was left."""

@@ -186,7 +186,8 @@ def test_failures_arrive_as_they_are(scripts: Scripts) -> None:
         try:
             counter.fail("gone astray")
         except LookupError as error:
-            say([isinstance(error, NodeError), error.message, error.node, error.type_name, 'raise LookupError(text)' in error.traceback_text])
+            say([isinstance(error, NodeError), error.message, error.node, error.type_name])
+            say("raise LookupError(text)" in error.traceback_text)
         for bad in (counter.sneak, counter.locked):
             try:
                 bad()
@@ -199,7 +200,8 @@ def test_failures_arrive_as_they_are(scripts: Scripts) -> None:
         say(counter.add(1))
         """,
     )
-    assert said[0] == [True, "gone astray", "counter", "LookupError", True]
+    assert said[0] == [True, "gone astray", "counter", "LookupError"]
+    assert said.pop(1) is True
     assert said[1][:2] == [False, "PackagingError"]
     assert "tempfile.TemporaryDirectory has come back" in said[1][2]
     assert said[2][:2] == [True, "PackagingError"]
@@ -345,16 +347,17 @@ def test_a_client_that_vanishes(scripts: Scripts) -> None:
     script = scripts.start("""
         import counting
         import rmbus.remote
-        rmbus.remote.LEASE_S = 1.0
+        rmbus.remote.LEASE_S = 3.0
         bus = rmbus.connect()
         kept, lost = bus.ship(counting.Counter(1)), bus.ship(counting.Counter(2))
         say([about["id"] for about in bus.nodes()])
         hear()
     """)
     kept, _ = script.heard()
-    script.kill(signal.SIGKILL)
-    said = scripts.start(f"""
+    heir = scripts.start(f"""
         bus = rmbus.connect()
+        say(len(bus.nodes()))
+        hear()
         counter = bus.attach({kept!r})
         say(len(bus.nodes()))
         until = time.monotonic() + 10
@@ -362,8 +365,11 @@ def test_a_client_that_vanishes(scripts: Scripts) -> None:
             time.sleep(0.05)
         say([len(bus.nodes()), counter.add(1)])
         bus.close()
-    """).said()
-    assert said == [2, [1, 2]]
+    """)
+    assert heir.heard() == 2
+    script.kill(signal.SIGKILL)
+    heir.tell()
+    assert heir.said() == [2, [1, 2]]
 
 
 def test_the_object_dies(scripts: Scripts) -> None:
@@ -543,7 +549,7 @@ def test_nodes_are_called_by_name_and_by_value(scripts: Scripts) -> None:
             say(list(bus.stream(noding.Sums(), range(6))))
             say(list(bus.stream(noding.Two(), [1, 20])))
             say(bus.call("PassThrough", {"a": [1, (2, 3)]}))
-            say(list(bus.stream("Buffer", range(20), config={"buffer_size": 4})) == list(range(20)))
+            say(list(bus.stream("Buffer", range(10), config={"buffer_size": 4})))
             picture, = testing.video(1)
             back = bus.call(noding.Inverted(), picture)
             say([type(back).__name__, bool((back.array == 255 - picture.array).all()), back.pts == picture.pts])
@@ -552,14 +558,19 @@ def test_nodes_are_called_by_name_and_by_value(scripts: Scripts) -> None:
                 try:
                     bad()
                 except Exception as error:
-                    say([type(error).__name__, str(error)[:70]])
+                    say([type(error).__name__, str(error)])
     """).said()
     assert said[:6] == [
         [None, 1, None, 6, ["four", [4, 4]], 15],
         [1, 6, "four", [4, 4], 15, "end"],
         [["low", 1], ["high", 20]],
         {"a": [1, [2, 3]]},
-        True,
+        [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]],
         ["VideoFrame", True, True],
     ]
-    assert said[6:] == []
+    types, messages = zip(*said[6:], strict=True)
+    assert types == ("TimeoutError", "KeyError", "PipelineError", "PipelineError")
+    assert "it had not ended within 0.2 s" in messages[0]
+    assert "'k' (node 'failing'" in messages[1]
+    assert "no node is called 'Nothing'" in messages[2]
+    assert "Buffer cannot be built with {'wrong': 1}" in messages[3]
