@@ -366,6 +366,7 @@ class Bus:
         with self._greeting:
             if self._holding is None:
                 self._holding = Holding(self._connection, self._timeout_s)
+            self._holding.check()
             return self._holding
 
     def _applied(self, node: Node | str, config: Mapping[str, Any] | None) -> Handle:

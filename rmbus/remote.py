@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
 import sys
 import threading
@@ -80,6 +81,7 @@ class Holding:
         self._held: set[str] = set()
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
         self._is_closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._reactor.run, name="rmbus-objects", daemon=True)
         self._thread.start()
         self._client = HostClient(self._reactor, self._context, connection)
@@ -94,6 +96,15 @@ class Holding:
     def host(self) -> str:
         """The host's name."""
         return self._client.name
+
+    def check(self) -> None:
+        """Pass the process that has connected, and none that it has forked.
+
+        Raises:
+            Closed: this is such a one.
+        """
+        if os.getpid() != self._process:
+            raise Closed("the bus is another process's: connect() after the fork, not before")
 
     def ship(
         self,
@@ -191,7 +202,7 @@ class Holding:
 
     def close(self) -> None:
         """Let go of all objects; those that nobody else holds end. Harmless when it is closed."""
-        if self._is_closed:
+        if self._is_closed or os.getpid() != self._process:
             return
         self._is_closed = True
         for caller in list(self._callers):
@@ -377,8 +388,3 @@ def local_class(entry: str) -> type[Any] | None:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) else None
-
-
-def closed() -> Closed:
-    """Return the error of a bus that was closed."""
-    return Closed("the bus was closed: connect() anew")

@@ -192,6 +192,7 @@ class Objects:
 
     def _left(self, obj: HostedObject, calls: str) -> None:
         endpoint = obj.callers.pop(calls)
+        obj.endpoint.worker.send(messages.Cancel(0, calls))
         self._wiring.ended(endpoint, died=True)
         endpoint.remove()
 

@@ -21,6 +21,7 @@ from rmbus.errors import Broken, Closed, HostError, MalformedFrame, NodeError, R
 from rmbus.media import datum
 from rmbus.protocol import lane, messages
 from rmbus.protocol.calls import CALLS, Reply, Request
+from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import Ends
 from rmbus.runtime.forks import own
 from rmbus.runtime.links import InputLink, OutputLink
@@ -189,6 +190,8 @@ class Caller(Ends):
                 return
             self._is_closed = True
             self._fail(Closed(f"{self._name}: this end was closed"))
+        self.reactor.call_soon(lambda: None)  # whoever serves sees it
+        self._serving.acquire(timeout=LEAVE_S)
         self._umbilical.finish()
         self._thread.join(LEAVE_S)
         self._umbilical.close()
@@ -237,7 +240,7 @@ class Caller(Ends):
                 link.begin(arrival, now_ns())
                 self._come(Reply.of(getattr(arrival.frame, "value", None)))
                 arrival.release()
-            elif arrival.header.kind in (16, 19):
+            elif arrival.header.kind in (Kind.EOS, Kind.ERROR):
                 link.ended = True
             if link.finish(arrival):
                 link.tell()

@@ -45,6 +45,11 @@ class Interrupts:
             if limit_s:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
+    @property
+    def running(self) -> object:
+        """The key of what runs now, None where nothing does."""
+        return self._running
+
     def cancel(self, key: object) -> bool:
         """Stop what runs under a key, from another thread; whether it ran."""
         if self._running != key:

@@ -19,6 +19,7 @@ from rmbus.errors import MalformedFrame, PackagingError, RmbusError
 from rmbus.media import datum
 from rmbus.protocol import lane, messages
 from rmbus.protocol.calls import CALLS, MAX_TEXT, REPLIES, WINDOW, Reply, Request
+from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import Ends
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
 from rmbus.runtime.interrupts import Interrupted, Interrupts
@@ -86,9 +87,13 @@ class ObjectLoop(Ends):
         self._is_over = True
 
     def cancel(self, caller: str, call: int) -> None:
-        """A caller does not wait for a call any more; called from the umbilical's thread."""
+        """A caller does not wait for a call any more, or, with 0, has gone; called from the umbilical's thread."""
         key = (caller, call)
-        if not self._interrupts.cancel(key):
+        running = self._interrupts.running
+        if not call:
+            if isinstance(running, tuple) and running[0] == caller:
+                self._interrupts.cancel(running)  # what else it has begun ends with its edges
+        elif not self._interrupts.cancel(key):
             self.reactor.call_soon(partial(self._cancel, key))
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -402,7 +407,7 @@ class ObjectLoop(Ends):
         """What waits goes when its caller has room for it."""
 
 
-_ENDS: Final = (16, 19)
+_ENDS: Final = (Kind.EOS, Kind.ERROR)
 _END: Final = object()
 
 

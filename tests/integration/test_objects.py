@@ -574,3 +574,58 @@ def test_nodes_are_called_by_name_and_by_value(scripts: Scripts) -> None:
     assert "'k' (node 'failing'" in messages[1]
     assert "no node is called 'Nothing'" in messages[2]
     assert "Buffer cannot be built with {'wrong': 1}" in messages[3]
+
+
+def test_a_caller_that_dies_in_a_call(scripts: Scripts) -> None:
+    """Its call is stopped, and the object serves the others that hold it."""
+    first = scripts.start("""
+        import counting
+        bus = rmbus.connect()
+        counter = bus.ship(counting.Counter(1))
+        say(bus.nodes()[0]["id"])
+        hear()
+        say([counter.add(1), counter.name])
+        bus.close()
+    """)
+    name = first.heard()
+    second = scripts.start(f"""
+        bus = rmbus.connect()
+        counter = bus.attach({name!r})
+        say(counter.add(1))
+        counter.endless()
+    """)
+    assert second.heard() == 2
+    time.sleep(0.3)
+    second.kill(signal.SIGKILL)
+    first.tell()
+    assert first.said() == [[3, "was stopped"]]
+
+
+def test_closed_while_a_call_waits(scripts: Scripts) -> None:
+    """The thread that waits is told so; a forked child is told to connect for itself."""
+    said = scripts.start("""
+        import counting
+        bus = rmbus.connect()
+        counter = bus.ship(counting.Counter(1))
+        def wait():
+            try:
+                counter.endless()
+            except Closed as error:
+                say("closed" in str(error))
+        from rmbus.errors import Closed
+        child = os.fork()
+        if not child:
+            try:
+                bus.nodes()
+            except Closed as error:
+                say("after the fork" in str(error))
+            os._exit(0)
+        os.waitpid(child, 0)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.3)
+        bus.close()
+        thread.join(5)
+        say(thread.is_alive())
+    """).said()
+    assert said == [True, True, False]
