@@ -31,13 +31,15 @@ from rmbus.host.jail import spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
+from rmbus.host.packages import Packages
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
 from rmbus.host.workers import MARK, Child, adopt_strays, started
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 from rmbus.protocol.version import VERSIONS, negotiate
-from rmbus.shipping.store import Store
+from rmbus.shipping.store import QUOTA_BYTES as STORE_BYTES
+from rmbus.shipping.store import Held, Store
 from rmbus.transport import runfolder
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder
@@ -62,6 +64,7 @@ class Settings:
         listen: `tcp://HOST:PORT`, or "" for clients of this machine and user only.
         clients: public keys (Z85) that may come beside the user's own.
         store: where packages are kept; None: in the run folder, for this run.
+        store_bytes: what they may take together; those that nobody uses go first.
         spares: processes kept ready. refill: whether a spare that was taken is replaced.
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
         drain_s: how long running sessions may go on after SIGTERM.
@@ -74,6 +77,7 @@ class Settings:
     listen: str = ""
     clients: tuple[str, ...] = ()
     store: Path | None = None
+    store_bytes: int = STORE_BYTES
     spares: int = 2
     refill: bool = True
     embedded: bool = False
@@ -103,8 +107,10 @@ class Host:
         self._public, self._secret = make_pair()
         self._client_public, self._client_secret = make_pair()
         self._token = secrets.token_hex(16)
-        self._store = Store(settings.store or self.folder.path / "store")
-        self._store.sweep()
+        store = Store(settings.store or self.folder.path / "store", quota_bytes=settings.store_bytes)
+        store.sweep()
+        store.collect()
+        self._packages = Packages(store, self.reactor)
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
@@ -200,6 +206,7 @@ class Host:
 
     def _close(self) -> None:
         self._memory.close()
+        self._packages.close()
         self._control.close()
         self._events.close()
         self._gateway.close()
@@ -278,16 +285,12 @@ class Host:
 
     def _have(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Have)
-        reply(messages.Ok(self._store_state(request.address)))
+        reply(messages.Ok(_told(self._packages.have(client, request.address))))
 
     def _put(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Put)
-        self._store.put(request.address, request.offset, blob, request.total)
-        reply(messages.Ok(self._store_state(request.address)))
-
-    def _store_state(self, address: str) -> dict[str, object]:
-        have = self._store.have(address)
-        return {"complete": have.complete, "offset": have.offset}
+        held = self._packages.put(client, request.address, request.offset, blob, request.total)
+        reply(messages.Ok(_told(held)))
 
     def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Start)
@@ -305,10 +308,17 @@ class Host:
         if request.by_hand:
             self._announce(session, request, reply)
             return
-        package = self._store.open(request.address) if request.address else None
-        endpoint, warm = self._pool.take()
+        package, hold = self._packages.start(client, request.address) if request.address else (None, None)
+        try:
+            endpoint, warm = self._pool.take()
+        except BaseException:
+            if package is not None and hold is not None:
+                os.close(package)
+                hold.close()
+            raise
         worker = endpoint.worker
         node = self._add_node(session, request, endpoint, warm=warm)
+        node.hold = hold
 
         def started() -> None:
             reason = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
@@ -338,7 +348,7 @@ class Host:
             reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
             session.tell(messages.NodeEvent(session.name, request.node, "ended"))
             return
-        package = self._store.open(node.start.address) if node.start.address else None
+        package = self._packages.open(node.start.address) if node.start.address else None
         endpoint, warm = self._pool.take()
         endpoint.session = session.name
         worker = endpoint.worker
@@ -500,9 +510,14 @@ class Host:
             self.reactor.call_soon(self.end)
 
     def _client_lost(self, client: Client) -> None:
+        self._packages.lost(client)
         self._directory.unwatch(client.tell)
         for name in [name for name, owner in self._owners.items() if owner is client]:
             self._drop_session(name)
+
+
+def _told(held: Held) -> dict[str, object]:
+    return {"complete": held.complete, "offset": held.offset}
 
 
 def on_signals(host: Host) -> None:
