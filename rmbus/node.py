@@ -98,6 +98,7 @@ class Options:
         name: the node's name.
         on: the address of the host that runs it.
         needs, requirements: instead of those of the class.
+        files: files, folders and local modules that travel with it, beside those that are found.
         env: environment variables of its process.
         restart: when its process is started again.
         on_error: what happens when `process` raises.
@@ -107,6 +108,7 @@ class Options:
     on: str | None = None
     needs: Needs | None = None
     requirements: tuple[str, ...] | None = None
+    files: tuple[str, ...] | None = None
     env: Mapping[str, str] | None = None
     restart: Restart | None = None
     on_error: OnError | None = None
@@ -251,6 +253,7 @@ class Node:
         on: str | None = None,
         needs: Needs | None = None,
         requirements: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         restart: Restart | None = None,
         on_error: OnError | None = None,
@@ -262,6 +265,8 @@ class Node:
             on: the address of the host that runs it.
             needs: what it asks of the host, instead of the class's.
             requirements: Python packages that it needs, instead of the class's.
+            files: files, folders, or names of local modules that travel with it beside those that are found, such as
+                modules that it imports by a name known only at run time.
             env: environment variables of its process.
             restart: when its process is started again: "never" (the default), "on-failure" or "always".
             on_error: when `process` raises, "stop" the pipeline (the default), "skip" the frame, or "restart" the node.
@@ -278,6 +283,7 @@ class Node:
             "on": on,
             "needs": needs,
             "requirements": None if requirements is None else _texts(requirements),
+            "files": None if files is None else _texts(files),
             "env": None if env is None else dict(env),
             "restart": restart,
             "on_error": on_error,

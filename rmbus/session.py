@@ -24,7 +24,7 @@ from rmbus.embedded import EmbeddedHost
 from rmbus.errors import Closed, HostError, NodeError, PackagingError, PipelineError, RmbusError, Stalled, node_error
 from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
-from rmbus.node import Node
+from rmbus.node import Node, options_of
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
 from rmbus.protocol import messages
@@ -253,7 +253,10 @@ class Session:
             sys.stderr.write(f"rmbus: {plan.name}: {heavy}\n")
         if plan.place == LOCAL:
             return _Run(plan, state.data)
-        return _Run(plan, state.data, package.build(plan.node, known=state.trace))
+        built = package.build(plan.node, files=options_of(plan.node).files or (), known=state.trace)
+        for warning in built.warnings:
+            sys.stderr.write(f"rmbus: {plan.name}: {warning}\n")
+        return _Run(plan, state.data, built)
 
     def _launch(self) -> None:
         for place in self._plan.places:

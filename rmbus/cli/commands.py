@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from rmbus.cli.failures import leave
 from rmbus.errors import RmbusError
 
-NAMES: Final = ("run", "demo", "host", "nodes", "doctor")
+NAMES: Final = ("run", "demo", "host", "nodes", "pack", "inspect", "doctor")
 """The function of each is called as its module in this package."""
 
 

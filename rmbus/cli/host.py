@@ -17,6 +17,7 @@ from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
 from rmbus.host.parent import announce, watch_parent
 from rmbus.host.probing import choose, probe
+from rmbus.shipping.store import QUOTA_BYTES
 from rmbus.transport.security import CONNECTION_FILE, Connection
 
 _KEY_LENGTH: Final = 40
@@ -45,6 +46,10 @@ def host(
     store: Annotated[
         Path | None, typer.Option("--store", help="Where packages are kept; by default in the user's cache.")
     ] = None,
+    store_quota: Annotated[
+        int,
+        typer.Option("--store-quota", metavar="MB", min=1, help="What all packages may take; unused ones go first."),
+    ] = QUOTA_BYTES // 1_000_000,
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
     pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
 ) -> None:
@@ -66,6 +71,7 @@ def host(
         listen=listen,
         clients=keys,
         store=store or default_store(),
+        store_bytes=store_quota * 1_000_000,
         spares=spares,
     )
 

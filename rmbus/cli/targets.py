@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import attrs
 
 from rmbus import formats
 from rmbus.cli.failures import Misuse
+from rmbus.cli.importing import import_file, place_of
 from rmbus.errors import PipelineError
 from rmbus.node import Input, Node, Output, Port
 from rmbus.nodes import MediaReader, MediaWriter
@@ -56,7 +53,7 @@ class Target:
         Raises:
             Misuse: nothing has it. PipelineError: the file cannot be imported.
         """
-        module = _import(self.file)
+        module = import_file(self.file, self.file.parent, self.file.stem)
         found: object = module
         for part in self.name.split("."):
             found = getattr(found, part, None)
@@ -110,32 +107,7 @@ class Target:
         try:
             return made()
         except Exception as error:  # the user's own code: whatever it raises is told with its place
-            raise PipelineError(f"{self.name}() in {self.file.name} failed: {_place_of(error)}") from error
-
-
-def _import(file: Path) -> ModuleType:
-    name = file.stem
-    sys.path.insert(0, str(file.parent))
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # the user's own code: whatever it raises is told with its place
-        raise PipelineError(f"{file.name} cannot be imported: {_place_of(error)}") from error
-    origin = getattr(module, "__file__", None)
-    if origin is None or Path(origin).resolve() != file:
-        raise Misuse(
-            f"{file.name} would be imported as {name!r}, which is {origin or 'built in'} already: give it another name"
-        )
-    return module
-
-
-def _place_of(error: Exception) -> str:
-    """Return an error of the user's code with the line that raised it."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({error.filename}:{error.lineno})"
-    raised = traceback.extract_tb(error.__traceback__)
-    own = [entry for entry in raised if not entry.filename.startswith(("<", str(Path(__file__).parent)))]
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+            raise PipelineError(f"{self.name}() in {self.file.name} failed: {place_of(error)}") from error
 
 
 def _is_meant(value: object, module: str) -> bool:

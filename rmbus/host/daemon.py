@@ -32,13 +32,15 @@ from rmbus.host.levels import Level
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.objects import Objects
+from rmbus.host.packages import Packages
 from rmbus.host.sessions import HostedNode, HostedSession
 from rmbus.host.topics import Directory
 from rmbus.host.workers import MARK, Child, adopt_strays, started
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 from rmbus.protocol.version import VERSIONS, negotiate
-from rmbus.shipping.store import Store
+from rmbus.shipping.store import QUOTA_BYTES as STORE_BYTES
+from rmbus.shipping.store import Held, Store
 from rmbus.transport import runfolder
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder
@@ -63,6 +65,7 @@ class Settings:
         listen: `tcp://HOST:PORT`, or "" for clients of this machine and user only.
         clients: public keys (Z85) that may come beside the user's own.
         store: where packages are kept; None: in the run folder, for this run.
+        store_bytes: what they may take together; those that nobody uses go first.
         spares: processes kept ready. refill: whether a spare that was taken is replaced.
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
         drain_s: how long running sessions may go on after SIGTERM.
@@ -75,6 +78,7 @@ class Settings:
     listen: str = ""
     clients: tuple[str, ...] = ()
     store: Path | None = None
+    store_bytes: int = STORE_BYTES
     spares: int = 2
     refill: bool = True
     embedded: bool = False
@@ -104,8 +108,10 @@ class Host:
         self._public, self._secret = make_pair()
         self._client_public, self._client_secret = make_pair()
         self._token = secrets.token_hex(16)
-        self._store = Store(settings.store or self.folder.path / "store")
-        self._store.sweep()
+        store = Store(settings.store or self.folder.path / "store", quota_bytes=settings.store_bytes)
+        store.sweep()
+        store.collect()
+        self._packages = Packages(store, self.reactor)
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
@@ -114,7 +120,7 @@ class Host:
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
-        self._objects = Objects(self.reactor, self._wiring, self._pool.take, self._store.open, settings.name)
+        self._objects = Objects(self.reactor, self._wiring, self._pool.take, self._packages.start, settings.name)
         self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
         self._hands = Hands(
             self.reactor,
@@ -208,6 +214,7 @@ class Host:
 
     def _close(self) -> None:
         self._memory.close()
+        self._packages.close()
         self._control.close()
         self._events.close()
         self._gateway.close()
@@ -286,16 +293,12 @@ class Host:
 
     def _have(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Have)
-        reply(messages.Ok(self._store_state(request.address)))
+        reply(messages.Ok(_told(self._packages.have(client, request.address))))
 
     def _put(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Put)
-        self._store.put(request.address, request.offset, blob, request.total)
-        reply(messages.Ok(self._store_state(request.address)))
-
-    def _store_state(self, address: str) -> dict[str, object]:
-        have = self._store.have(address)
-        return {"complete": have.complete, "offset": have.offset}
+        held = self._packages.put(client, request.address, request.offset, blob, request.total)
+        reply(messages.Ok(_told(held)))
 
     def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Start)
@@ -306,10 +309,17 @@ class Host:
         if request.by_hand:
             self._announce(session, request, reply)
             return
-        package = self._store.open(request.address) if request.address else None
-        endpoint, warm = self._pool.take()
+        package, hold = self._packages.start(client, request.address) if request.address else (None, None)
+        try:
+            endpoint, warm = self._pool.take()
+        except BaseException:
+            if package is not None and hold is not None:
+                os.close(package)
+                hold.close()
+            raise
         worker = endpoint.worker
         node = self._add_node(session, request, endpoint, warm=warm)
+        node.hold = hold
 
         def started() -> None:
             reason = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
@@ -339,7 +349,7 @@ class Host:
             reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
             session.tell(messages.NodeEvent(session.name, request.node, "ended"))
             return
-        package = self._store.open(node.start.address) if node.start.address else None
+        package = self._packages.open(node.start.address) if node.start.address else None
         endpoint, warm = self._pool.take()
         endpoint.session = session.name
         worker = endpoint.worker
@@ -527,10 +537,15 @@ class Host:
             self.reactor.call_soon(self.end)
 
     def _client_lost(self, client: Client) -> None:
+        self._packages.lost(client)
         self._directory.unwatch(client.tell)
         self._objects.client_lost(client)
         for name in [name for name, owner in self._owners.items() if owner is client]:
             self._drop_session(name)
+
+
+def _told(held: Held) -> dict[str, object]:
+    return {"complete": held.complete, "offset": held.offset}
 
 
 def on_signals(host: Host) -> None:

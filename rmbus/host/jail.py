@@ -119,7 +119,7 @@ def spawn_command(
     if level is Level.TRUSTED:
         return Command(level, tuple(argv), {**os.environ, **given}, os.getcwd(), tuple(fds), str(work_dir))
     work = PRIVATE if level is Level.JAIL else str(work_dir)
-    everything = {**_environment(work), **given}
+    everything = {**environment(work), **given}
     if level is Level.CONFINED:
         return Command(level, tuple(argv), everything, work, tuple(fds), work)
     options = jail_arguments(node_dir=str(node_dir), grants=grants, tmp_bytes=tmp_bytes, seccomp_fd=_SECCOMP_FD)
@@ -134,7 +134,7 @@ def died_of(level: Level, returncode: int) -> signal.Signals | None:
     return signal.Signals(number) if number in {each.value for each in signal.Signals} else None
 
 
-def _environment(work_dir: str) -> dict[str, str]:
+def environment(work_dir: str) -> dict[str, str]:
     """Return the exact list of variables of a confined process: nothing of the host's own, which may hold secrets."""
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",

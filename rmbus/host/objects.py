@@ -14,6 +14,7 @@ from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint
 from rmbus.protocol import messages
 from rmbus.protocol.calls import CALLS, REPLIES
+from rmbus.shipping.store import Hold
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.reactor import Reactor, Timer
@@ -34,6 +35,7 @@ class HostedObject:
     """An object and its process.
 
     Attributes:
+        hold: what keeps its package here.
         state: `starting`, `ready`, `ending`; or `failed`, when its process has said why it ends.
         holders: the clients that hold it. callers: the processes that call it, by the port that their calls come in by.
     """
@@ -42,6 +44,7 @@ class HostedObject:
         self.start, self.endpoint, self.warm = start, endpoint, warm
         self.lease_s = min(max(lease_s, 0.0), MAX_LEASE_S)
         self.lease: Timer | None = None
+        self.hold: Hold | None = None
         self.state = "starting"
         self.names: dict[str, str] = {}
         self.holders: set[Client] = set()
@@ -65,6 +68,8 @@ class HostedObject:
 
     def close(self) -> None:
         """Give everything back."""
+        if self.hold is not None:
+            self.hold.close()
         self.page.close()
         os.close(self.descriptor)
         self.endpoint.remove()
@@ -75,7 +80,8 @@ class Objects:
 
     Args:
         take: gives a process that is to be one, and whether it was warm.
-        open_package: gives the descriptor of a package. host: the host's name.
+        open_package: gives the descriptor of a package that a client has sent, and what keeps the package here.
+        host: the host's name.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class Objects:
         reactor: Reactor,
         wiring: Wiring,
         take: Callable[[], tuple[Endpoint, bool]],
-        open_package: Callable[[str], int],
+        open_package: Callable[[Client, str], tuple[int, Hold]],
         host: str,
     ) -> None:
         self._reactor, self._wiring = reactor, wiring
@@ -104,18 +110,19 @@ class Objects:
             raise self._error(f"object {name} {there if not request.replaces else 'is not there to be replaced'}")
         if len(self) >= MAX_OBJECTS:
             raise self._error(f"there are {MAX_OBJECTS} objects here already: release some")
-        package = self._open_package(request.start.address) if request.start.address else None
+        package, hold = self._open_package(client, request.start.address) if request.start.address else (None, None)
         endpoint, warm = self._take()
         endpoint.session = name
         obj = self._coming[name] = HostedObject(request.start, request.lease_s, endpoint, warm=warm)
         obj.holders.add(client)
+        obj.hold = hold
         worker = endpoint.worker
         worker.on_message = partial(self._said, obj, reply)
         worker.on_exit = partial(self._exited, obj, reply)
         worker.on_lines = partial(self._printed, obj)
-        descriptors = [memory_file("rmbus-state", state), os.dup(obj.descriptor), *([package] if package else [])]
+        descriptors = [memory_file("rmbus-state", state), os.dup(obj.descriptor), *([] if package is None else [package])]
         level, work = worker.level.word, str(endpoint.work)
-        job = messages.Job(request.start, self._host, level, work, 2 if package else -1, state=0, page=1, holds=True)
+        job = messages.Job(request.start, self._host, level, work, -1 if package is None else 2, state=0, page=1, holds=True)
         worker.send(job, descriptors)
 
     def attach(self, client: Client, request: messages.AttachObject, reply: Reply) -> None:

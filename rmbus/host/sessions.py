@@ -13,6 +13,7 @@ from rmbus.host.peers import FarEnd
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
+from rmbus.shipping.store import Hold
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 
@@ -20,13 +21,18 @@ Tell = Callable[[messages.Message], None]
 
 
 class HostedNode:
-    """A node of a session on this host."""
+    """A node of a session on this host.
+
+    Attributes:
+        hold: keeps its package in the store, where it has one.
+    """
 
     def __init__(self, start: messages.Start, endpoint: Endpoint, *, warm: bool) -> None:
         self.start = start
         self.endpoint = endpoint
         self.warm = warm
         self.state = "starting"
+        self.hold: Hold | None = None
         self.descriptor = counters.create()
         self.page = Page(self.descriptor)
 
@@ -37,6 +43,8 @@ class HostedNode:
 
     def close(self) -> None:
         """Give everything back."""
+        if self.hold is not None:
+            self.hold.close()
         self.page.close()
         os.close(self.descriptor)
         self.endpoint.remove()

@@ -66,6 +66,16 @@ def type_name(value: object) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def is_by_value(obj: Any) -> bool:
+    """Whether a function's or class's code is in the pickle: it cannot be found again by its name."""
+    if obj.__module__ == "__main__":
+        return True
+    found: Any = sys.modules.get(obj.__module__)
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not obj
+
+
 class _Search:
     def __init__(self, measure: Callable[[object], Any]) -> None:
         self._measure = measure
@@ -132,9 +142,9 @@ def _walk(obj: object) -> Iterable[Part]:
         case list() | tuple() | set() | frozenset():
             return ((f"[{number}]", item) for number, item in enumerate(cast(Iterable[Any], obj)))
         case type():
-            return _of_class(obj) if _by_value(obj) else ()
+            return _of_class(obj) if is_by_value(obj) else ()
         case FunctionType():
-            return _of_function(obj) if _by_value(obj) else ()
+            return _of_function(obj) if is_by_value(obj) else ()
         case MethodType():
             return ((".__self__", obj.__self__), (f"={obj.__qualname__}", obj.__func__))
         case functools.partial():
@@ -203,13 +213,3 @@ def _of_instance(obj: object) -> Iterator[Part]:
     for argument in arguments:
         by_name = isinstance(argument, type)
         yield f"={argument.__qualname__}" if by_name else _ARGUMENT, argument
-
-
-def _by_value(obj: type | FunctionType) -> bool:
-    """Whether a function's or class's code is in the pickle: it cannot be found again by its name."""
-    if obj.__module__ == "__main__":
-        return True
-    found: Any = sys.modules.get(obj.__module__)
-    for name in obj.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is not obj

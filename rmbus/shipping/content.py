@@ -66,3 +66,8 @@ def _manifest(members: Mapping[str, memoryview]) -> Manifest:
     if MANIFEST_NAME not in members:
         raise MalformedFrame(f"a package has no {MANIFEST_NAME}")
     return decode_manifest(bytes(members[MANIFEST_NAME]))
+
+
+def show_size(count: int) -> str:
+    """Return a number of bytes for a person to read."""
+    return f"{count} B" if count < 10_000 else f"{count / 1e3:,.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"

@@ -12,8 +12,9 @@ from attrs import field, frozen
 
 from rmbus.errors import PackagingError, ProtocolError
 from rmbus.protocol.manifest import MAX_FILES, MAX_PACKAGE_BYTES, FileEntry, Kind, Manifest, Need
-from rmbus.shipping.content import pack_content, python_tag
+from rmbus.shipping.content import pack_content, python_tag, show_size
 from rmbus.shipping.datafiles import DataFiles
+from rmbus.shipping.declared import Declared, FilePath, read_declared
 from rmbus.shipping.imports import Closure, Root, find_imports
 from rmbus.shipping.modules import distributions, is_installed
 from rmbus.shipping.pickling import Trace, trace
@@ -21,8 +22,6 @@ from rmbus.shipping.roots import find_origins
 
 BIGGEST: Final = 5
 """How many files a report of sizes names."""
-
-FilePath = str | Path
 
 
 @frozen
@@ -49,7 +48,7 @@ class Package:
     def report(self) -> str:
         """Return sizes, the biggest files, what the host must have, and the warnings, for a person to read."""
         lines = [
-            f"{self.manifest.entry}: {len(self.manifest.files)} files, {_size(len(self.data))}, {self.address[:12]}"
+            f"{self.manifest.entry}: {len(self.manifest.files)} files, {show_size(len(self.data))}, {self.address[:12]}"
         ]
         lines += _biggest({file.path: file.size for file in self.manifest.files})
         for top in sorted({need.module.partition(".")[0] for need in self.manifest.needs}):
@@ -72,6 +71,8 @@ def build(
         obj: the object. Its values stay out of the package: they travel as state, see `rmbus.shipping.pickling`.
         files: further files and folders. Each keeps its path below the folder of the object's own module, or comes to
             the top under its name. A relative one is looked for in the working folder, then in that of the module.
+            Or names of local modules, as those that are imported by a name known only at run time. What declared
+            modules import is shipped too.
         requirements: distributions that the host must have, as pip writes them.
         exclude: patterns of paths, or of parts of paths, to leave out.
         known: what the object's pickle refers to, if it was pickled already.
@@ -81,8 +82,10 @@ def build(
     """
     origins = find_origins(obj, known if known is not None else trace(obj))
     closure = find_imports(origins.roots, scripts=origins.scripts)
-    base = _base(origins.entry, closure)
-    return _package(origins.entry, "object", closure, base, files, requirements, exclude)
+    declared = read_declared(files, _base(origins.entry, closure))
+    if declared.roots:
+        closure = find_imports([*origins.roots, *declared.roots], scripts=origins.scripts)
+    return _package(origins.entry, "object", closure, declared, requirements, exclude)
 
 
 def build_files(
@@ -105,26 +108,26 @@ def build_files(
     """
     if not entries:
         raise PackagingError("no file was named to be packaged")
-    homes = [_home(Path(entry)) for entry in entries]
-    path = [str(folder) for folder, _ in homes] + [entry for entry in sys.path if entry]
+    homes = [home_of(Path(entry)) for entry in entries]
+    path = list(dict.fromkeys([str(folder) for folder, _ in homes] + [entry for entry in sys.path if entry]))
     roots = [Root(module, needed_by="the list of files to package") for _, module in homes]
-    closure = find_imports(roots, path=list(dict.fromkeys(path)))
-    return _package(homes[0][1], "files", closure, homes[0][0], files, requirements, exclude)
+    declared = read_declared(files, homes[0][0], path)
+    closure = find_imports([*roots, *declared.roots], path=path)
+    return _package(homes[0][1], "files", closure, declared, requirements, exclude)
 
 
 def _package(
     entry: str,
     kind: Kind,
     closure: Closure,
-    base: Path,
-    declared: Sequence[FilePath],
+    declared: Declared,
     requirements: Sequence[str],
     exclude: Sequence[str],
 ) -> Package:
     data_files = DataFiles(exclude)
     data_files.of_modules(closure.modules)
-    for item in declared:
-        data_files.declared(*_declared(Path(item), base))
+    for real, path in declared.files:
+        data_files.declared(real, path)
     chosen: dict[str, Path] = {}
     for file in (*closure.files, *sorted(data_files.files)):
         if data_files.excluded(file.path):
@@ -147,7 +150,7 @@ def _package(
         data = pack_content(manifest, contents)
     except ProtocolError as error:
         raise PackagingError(f"{entry} cannot be shipped: {error}") from error
-    return Package(manifest, data, tuple(_warnings(closure, data_files)), closure)
+    return Package(manifest, data, tuple(_warnings(closure, data_files, declared)), closure)
 
 
 def _read(chosen: Mapping[str, Path]) -> dict[str, bytes]:
@@ -156,8 +159,8 @@ def _read(chosen: Mapping[str, Path]) -> dict[str, bytes]:
         total = sum(sizes.values())
         if len(sizes) > MAX_FILES or total > MAX_PACKAGE_BYTES:
             raise PackagingError(
-                f"the package would have {len(sizes)} files and {_size(total)}; the limits are {MAX_FILES} and "
-                f"{_size(MAX_PACKAGE_BYTES)}; exclude what the host does not need. The biggest:\n"
+                f"the package would have {len(sizes)} files and {show_size(total)}; the limits are {MAX_FILES} and "
+                f"{show_size(MAX_PACKAGE_BYTES)}; exclude what the host does not need. The biggest:\n"
                 + "\n".join(_biggest(sizes))
             )
         return {path: real.read_bytes() for path, real in chosen.items()}
@@ -165,8 +168,12 @@ def _read(chosen: Mapping[str, Path]) -> dict[str, bytes]:
         raise PackagingError(f"a file to ship cannot be read: {error}") from error
 
 
-def _home(file: Path) -> tuple[Path, str]:
-    """Return the folder that the file is imported from, and the name of the module that it is there."""
+def home_of(file: Path) -> tuple[Path, str]:
+    """Return the folder that a Python file is imported from, and the name of the module that it is there.
+
+    Raises:
+        PackagingError: it is no Python file.
+    """
     if not file.is_file() or file.suffix != ".py":
         raise PackagingError(f"{file} is no Python file that could be packaged")
     file = file.resolve()
@@ -185,26 +192,17 @@ def _base(entry: str, closure: Closure) -> Path:
     return Path.cwd()
 
 
-def _declared(item: Path, base: Path) -> tuple[Path, str]:
-    found = next((place for place in (Path.cwd() / item, base / item) if place.exists()), None)
-    if found is None:
-        raise PackagingError(f"{item} was to be shipped, but is neither in {Path.cwd()} nor in {base}")
-    absolute = Path(found).resolve()
-    inside = absolute.is_relative_to(base.resolve())
-    return absolute, absolute.relative_to(base.resolve()).as_posix() if inside else absolute.name
-
-
-def _warnings(closure: Closure, data_files: DataFiles) -> Iterable[str]:
+def _warnings(closure: Closure, data_files: DataFiles, declared: Declared) -> Iterable[str]:
     for shadow in closure.shadows:
         what = "is shipped" if shadow.shipped else "is not shipped: the standard one was imported before it"
         yield (
             f"{shadow.real} has the name of the standard module {shadow.module!r}, which {shadow.importer} imports at "
             f"line {shadow.line}; it {what}; rename it"
         )
-    for item in closure.dynamic:
+    for item in closure.dynamic if not declared.roots else ():  # who declares modules knows of these calls
         yield (
             f"{item.file}:{item.line}: {item.text} imports what is known only at run time; local modules that it means "
-            "are not shipped unless they are imported by name elsewhere or declared as files"
+            "are not shipped unless they are imported by name elsewhere or declared: files=[the module's name]"
         )
     taken = {file.path for file in data_files.files}
     for skipped in sorted(data_files.skipped.values()):
@@ -217,8 +215,4 @@ def _warnings(closure: Closure, data_files: DataFiles) -> Iterable[str]:
 
 def _biggest(sizes: Mapping[str, int]) -> list[str]:
     order = sorted(sizes, key=lambda path: (-sizes[path], path))
-    return [f"  {_size(sizes[path]):>10}  {path}" for path in order[:BIGGEST]]
-
-
-def _size(count: int) -> str:
-    return f"{count} B" if count < 10_000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    return [f"  {show_size(sizes[path]):>10}  {path}" for path in order[:BIGGEST]]

@@ -16,7 +16,8 @@ import numpy as np
 from attrs import frozen
 
 from rmbus.errors import PackagingError
-from rmbus.shipping.blame import Heavy, find_culprit, find_heavy
+from rmbus.shipping.blame import Heavy, find_culprit, find_heavy, is_by_value
+from rmbus.shipping.reducers import is_cache, keep_slots, reduce_wrapper
 
 if TYPE_CHECKING:  # cloudpickle ships no types; its pickler has the standard one's
     from pickle import Pickler as CloudPickler
@@ -200,7 +201,12 @@ class _Pickler(CloudPickler):
         return Trace(frozenset(self._modules), tuple(self._by_value))
 
     def reducer_override(self, obj: object) -> Any:
-        reduced: Any = super().reducer_override(obj)
+        reduced: Any = reduce_wrapper(obj, is_by_value)
+        if reduced is not NotImplemented:
+            return reduced
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type):
+            keep_slots(obj, reduced)
         if isinstance(obj, ModuleType):
             self._modules.add(obj.__name__)
         elif isinstance(obj, FunctionType | type):
@@ -208,6 +214,8 @@ class _Pickler(CloudPickler):
                 self._by_value.append(obj)
             elif obj.__module__:
                 self._modules.add(obj.__module__)
+        elif is_cache(obj):
+            self._modules.add(obj.__module__)
         return reduced
 
 

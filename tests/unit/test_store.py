@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rmbus.errors import HostError, MalformedFrame, PackagingError, ProtocolError, TooLarge
 from rmbus.protocol.manifest import FileEntry, Manifest
 from rmbus.shipping.content import MAX_ARCHIVE_BYTES, pack_content
-from rmbus.shipping.store import Held, Store
+from rmbus.shipping.room import IDLE_S
+from rmbus.shipping.store import LOCK, Held, Store
 
 
 def make(size: int = 1000, text: bytes = b"x") -> tuple[str, bytes]:
@@ -32,6 +33,11 @@ ADDRESS, DATA = make()
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "packages")
+
+
+def names(folder: Path) -> list[str]:
+    """Return what is kept in a store's folder."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def upload(store: Store, address: str, data: bytes, chunk: int, owner: str = "") -> Held:
@@ -112,7 +118,7 @@ def test_too_large(store: Store, tmp_path: Path) -> None:
     """An archive over the limit is refused before a byte of it is kept."""
     with pytest.raises(TooLarge):
         store.put(ADDRESS, 0, b"x", MAX_ARCHIVE_BYTES + 1)
-    assert list((tmp_path / "packages").iterdir()) == []
+    assert names(tmp_path / "packages") == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -124,7 +130,7 @@ def test_damaged_upload_is_thrown_away(store: Store, tmp_path: Path, place: int,
     store.put(ADDRESS, 0, bytes(damaged[:500]), len(DATA))
     with pytest.raises(ProtocolError):
         store.put(ADDRESS, 500, bytes(damaged[500:]), len(DATA))
-    assert list((tmp_path / "packages").iterdir()) == []
+    assert names(tmp_path / "packages") == []
     upload(store, ADDRESS, DATA, 700)
     store.discard(ADDRESS)
 
@@ -181,7 +187,7 @@ def test_full_disk(store: Store, tmp_path: Path) -> None:
             store.put(address, 50_000, data[50_000:], len(data))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list((tmp_path / "packages").iterdir()) == []
+    assert names(tmp_path / "packages") == []
     assert upload(store, address, data, 30_000).complete
 
 
@@ -198,7 +204,7 @@ def test_trouble_at_the_last_step(
     with pytest.raises(HostError, match=text):
         store.put(ADDRESS, 0, DATA, len(DATA))
     assert not store.have(ADDRESS).complete
-    assert list((tmp_path / "packages").iterdir()) == []
+    assert names(tmp_path / "packages") == []
 
 
 def test_sweep_gives_up_old_uploads(store: Store, tmp_path: Path) -> None:
@@ -222,3 +228,187 @@ def test_links_in_the_folder_are_not_followed(store: Store, tmp_path: Path) -> N
     with pytest.raises(HostError):
         store.put(ADDRESS, 0, DATA[:10], len(DATA))
     assert target.read_bytes() == b"mine"
+
+
+# --- the quota ------------------------------------------------------------------------------------------------------
+
+SIZE = 10_000
+KEPT = [make(SIZE, text) for text in (b"a", b"b", b"c", b"d")]
+ONE = len(KEPT[0][1])
+
+
+def filled(folder: Path, count: int, quota: int) -> Store:
+    """Return a store with so many packages, each used a minute after the one before, the last an hour ago."""
+    store = Store(folder, quota_bytes=quota)
+    for number, (address, data) in enumerate(KEPT[:count]):
+        upload(store, address, data, SIZE)
+        age(folder / f"{address}.zip", 3600 + 60 * (count - number))
+    return store
+
+
+def age(file: Path, seconds: float) -> None:
+    then = file.stat().st_mtime - seconds
+    os.utime(file, (then, then))
+
+
+def here(store_folder: Path) -> list[int]:
+    """Return the numbers of the packages that are there."""
+    found = names(store_folder)
+    return [number for number, (address, _) in enumerate(KEPT) if f"{address}.zip" in found]
+
+
+def test_least_recently_used_goes_first(tmp_path: Path) -> None:
+    """When the quota is reached, what was used longest ago goes, and no more than has to."""
+    store = filled(tmp_path, 3, 3 * ONE)
+    assert store.have(KEPT[0][0]).complete  # used now
+    upload(store, *KEPT[3], SIZE)
+    assert here(tmp_path) == [0, 2, 3]
+
+
+def test_opening_for_a_start_counts_as_use(tmp_path: Path) -> None:
+    """A package that is started is used, though nobody asked for it."""
+    store = filled(tmp_path, 3, 3 * ONE)
+    store.hold(KEPT[0][0]).close()
+    upload(store, *KEPT[3], SIZE)
+    assert here(tmp_path) == [0, 2, 3]
+
+
+def test_what_is_held_is_never_collected(tmp_path: Path) -> None:
+    """What is held stays, however long ago it was used, also when another store on the folder needs the room."""
+    store = filled(tmp_path, 3, 3 * ONE)
+    holds = [store.hold(KEPT[number][0]) for number in (0, 1)]
+    for number in (0, 1):
+        age(tmp_path / f"{KEPT[number][0]}.zip", 10_000)
+    upload(Store(tmp_path, quota_bytes=3 * ONE), *KEPT[3], SIZE)
+    assert here(tmp_path) == [0, 1, 3]
+    for hold in holds:
+        hold.close()
+        hold.close()  # harmless
+    upload(store, *KEPT[2], SIZE)
+    assert 2 in here(tmp_path)
+    assert len(here(tmp_path)) == 3
+
+
+def test_package_that_cannot_fit(tmp_path: Path) -> None:
+    """What does not fit beside what is held is refused with the sizes; nothing of it stays, and nothing else goes."""
+    store = filled(tmp_path, 3, 3 * ONE)
+    holds = [store.hold(address) for address, _ in KEPT[:3]]
+    with pytest.raises(
+        HostError, match=r"of 10\.\d kB does not fit .* 3\d\.\d kB, of which 3\d\.\d kB are in use.*--store-quota"
+    ):
+        store.put(KEPT[3][0], 0, KEPT[3][1][:100], ONE)
+    holds[2].close()
+    large = make(2 * SIZE, b"l")
+    with pytest.raises(HostError, match="does not fit"):
+        store.put(large[0], 0, large[1], len(large[1]))
+    assert here(tmp_path) == [0, 1, 2]
+    assert len(names(tmp_path)) == 3
+    for hold in holds:
+        hold.close()
+
+
+def test_package_over_the_whole_quota(tmp_path: Path) -> None:
+    """What is larger than the quota makes nothing go: it could not fit anyway."""
+    store = filled(tmp_path, 2, 2 * ONE)
+    address, data = make(1_500_000, b"l")
+    with pytest.raises(HostError, match=r"a package of 1\.5 MB does not fit .* which may hold 20\.\d kB: leave out"):
+        store.put(address, 0, data, len(data))
+    assert here(tmp_path) == [0, 1]
+
+
+def test_quota_is_kept_on_every_chunk(tmp_path: Path) -> None:
+    """Two uploads that both fit when they began, and do not together: the folder never holds more than the quota."""
+    store = Store(tmp_path, quota_bytes=ONE + ONE // 2)
+    (first, data), (second, other) = KEPT[:2]
+    refused = False
+    for start in range(0, ONE, 1000):
+        store.put(first, start, data[start : start + 1000], ONE)
+        try:
+            if not refused:
+                store.put(second, start, other[start : start + 1000], ONE)
+        except HostError:
+            refused = True
+        assert sum((tmp_path / name).stat().st_size for name in names(tmp_path)) <= ONE + ONE // 2
+    assert refused
+    assert here(tmp_path) == [0]
+    assert len(names(tmp_path)) == 1
+
+
+def test_unfinished_uploads_go_when_they_stand_still(tmp_path: Path) -> None:
+    """An upload on which something comes keeps its room; one that has stood still gives it up."""
+    store = Store(tmp_path, quota_bytes=ONE + 1000)
+    store.put(KEPT[0][0], 0, KEPT[0][1][:5000], ONE)
+    with pytest.raises(HostError, match="does not fit"):
+        store.put(KEPT[1][0], 0, KEPT[1][1][:5000], ONE)
+    part = tmp_path / f"{KEPT[0][0]}..part"
+    age(part, IDLE_S + 1)
+    assert store.have(KEPT[0][0]).offset == 5000  # who asks means to go on
+    with pytest.raises(HostError, match="does not fit"):
+        store.put(KEPT[1][0], 0, KEPT[1][1][:5000], ONE)
+    age(part, IDLE_S + 1)
+    upload(store, *KEPT[1], SIZE)
+    assert here(tmp_path) == [1]
+    assert len(names(tmp_path)) == 1
+
+
+def test_smaller_quota_takes_effect(tmp_path: Path) -> None:
+    """A store that is opened with a smaller quota comes down to it, as far as it may."""
+    hold = filled(tmp_path, 4, 4 * ONE).hold(KEPT[0][0])
+    age(tmp_path / f"{KEPT[0][0]}.zip", 100_000)
+    assert Store(tmp_path, quota_bytes=2 * ONE).collect() == 2
+    assert here(tmp_path) == [0, 3]
+    assert Store(tmp_path, quota_bytes=10).collect() == 1
+    assert here(tmp_path) == [0]
+    hold.close()
+
+
+def test_collected_package_can_be_sent_again(tmp_path: Path) -> None:
+    """What was collected is absent like what was never there."""
+    store = filled(tmp_path, 2, 2 * ONE)
+    upload(store, *KEPT[2], SIZE)
+    assert store.have(KEPT[0][0]) == Held(complete=False, offset=0)
+    with pytest.raises(PackagingError, match="send it first"):
+        store.hold(KEPT[0][0])
+    upload(store, *KEPT[0], SIZE)
+    assert here(tmp_path) == [0, 2]
+    assert read(store, KEPT[0][0]) == KEPT[0][1]
+
+
+def test_holding_and_collecting_at_once(tmp_path: Path) -> None:
+    """Whoever gets a hold finds the package there as long as he has it, whatever others send meanwhile."""
+    failures: list[BaseException] = []
+    ended = threading.Event()
+
+    def send() -> None:
+        store = Store(tmp_path, quota_bytes=2 * ONE)
+        for number in range(150):
+            try:
+                upload(store, *KEPT[number % 3], SIZE)
+            except HostError:  # the other one's hold, and the upload under way
+                continue
+            except BaseException as error:
+                failures.append(error)
+        ended.set()
+
+    def keep() -> None:
+        store = Store(tmp_path, quota_bytes=2 * ONE)
+        while not ended.is_set():
+            for address, data in KEPT[:3]:
+                try:
+                    hold = store.hold(address)
+                except PackagingError:
+                    continue
+                try:
+                    assert read(store, address) == data
+                except BaseException as error:
+                    failures.append(error)
+                finally:
+                    hold.close()
+
+    threads = [threading.Thread(target=work) for work in (send, keep)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert sum((tmp_path / name).stat().st_size for name in names(tmp_path)) <= 2 * ONE
