@@ -1,11 +1,11 @@
-"""Code that came as text, executed in a process of its own with limits; a fork bomb and an endless loop come to nothing.
+"""Code that came as text, executed in processes of its own, within limits; bombs among it come to nothing.
 
 python examples/executed_code.py
 """
 
 from __future__ import annotations
 
-from rmbus import Pipeline
+from rmbus import Data, Pipeline
 from rmbus.nodes import CodeExecutor
 
 CODES = {
@@ -33,6 +33,7 @@ def main() -> None:
     requests = [{"code": code, "input": 30} for code in CODES.values()]
     answers = Pipeline([CodeExecutor(time_s=1.0)]).process(requests)
     for name, frame in zip(CODES, answers, strict=True):
+        assert isinstance(frame, Data)
         answer = frame.value
         print(f"{name:>16}: {answer.get('result', answer.get('error'))}")
 

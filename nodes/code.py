@@ -19,16 +19,16 @@ _LEAST_MEMORY_MB: Final = 64
 class CodeExecutor(Node):
     """Takes `{"code": ..., "input": ...}`, executes the code, and gives what it left in `result`.
 
-    The code is ordinary Python and sees `input_data`, the modules `base64`, `json` and `math`, and what it imports. Out:
-    `{"executed_code", "input", "result", "output", "processed_by"}`; where the code failed or was stopped, `error` (type
-    and message) and `traceback` instead of `result`. `output` is what it printed, `processed_by` the name of the node.
-    Code that sets no `result` gives "No result variable set". Input and result are what `Data` may hold.
+    The code is ordinary Python and sees `input_data`, the modules `base64`, `json` and `math`, and what it imports.
+    Out: `{"executed_code", "input", "result", "output", "processed_by"}`; where the code failed or was stopped, `error`
+    (type and message) and `traceback` instead of `result`. `output` is what it printed, `processed_by` the name of the
+    node. Code that sets no `result` gives "No result variable set". Input and result are what `Data` may hold.
 
     Each call has a process of its own, a child of the node's, with one thread: whatever the node's own level, it can
-    write no file, read none but the interpreter and its libraries, make no process, thread or socket, and signal nobody.
-    An endless loop, an allocation of 10 GB or a fork bomb ends with an `error`, and the next call is answered. It needs
-    Landlock (Linux 5.13). What code may import, and a few words that it may not use, are a guard against accidents on top
-    of that; whoever passes it has gained nothing.
+    write no file, read none but the interpreter and its libraries, make no process, thread or socket, and signal
+    nobody. An endless loop, an allocation of 10 GB or a fork bomb ends with an `error`, and the next call is answered.
+    It needs Landlock (Linux 5.13). What code may import, and a few words that it may not use, are a guard against
+    accidents on top of that; whoever passes it has gained nothing.
 
     Args:
         time_s: seconds that the code may take, by the clock.

@@ -1,7 +1,7 @@
 """The process that executes code, once: `python -I -m rmbus.nodes.executed SOCKET PARENT SECONDS BYTES`.
 
-It confines itself, says that it is ready, waits for the code, executes it, tells what came of it, and ends. What it prints
-goes to its standard output.
+It confines itself, says that it is ready, waits for the code, executes it, tells what came of it, and ends. What it
+prints goes to its standard output.
 """
 
 from __future__ import annotations

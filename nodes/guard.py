@@ -27,7 +27,16 @@ _WITHHELD: Final = ("breakpoint", "compile", "eval", "exec", "exit", "help", "in
 
 _REFUSED_ATTRIBUTES: Final = frozenset(
     {
-        *("__base__", "__bases__", "__builtins__", "__closure__", "__code__", "__globals__", "__import__", "__loader__"),
+        *(
+            "__base__",
+            "__bases__",
+            "__builtins__",
+            "__closure__",
+            "__code__",
+            "__globals__",
+            "__import__",
+            "__loader__",
+        ),
         *("__mro__", "__reduce__", "__reduce_ex__", "__self__", "__spec__", "__subclasses__"),
         *("ag_code", "ag_frame", "cr_code", "cr_frame", "gi_code", "gi_frame", "tb_frame", "tb_next"),
         *("f_back", "f_builtins", "f_code", "f_globals", "f_locals"),
@@ -66,7 +75,9 @@ def _import_of(modules: Sequence[str]) -> Callable[..., Any]:
     def guarded_import(
         name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] = (), level: int = 0
     ) -> Any:
-        if type(fromlist) is list:  # not written in the code: a library in C imports what it needs (`strptime`, pickles)
+        if (
+            type(fromlist) is list
+        ):  # not written in the code: a library in C imports what it needs (`strptime`, pickles)
             return __import__(name, globals, locals, fromlist, level)
         parts = name.split(".")
         if level or not any(".".join(parts[:end]) in allowed for end in range(1, len(parts) + 1)):

@@ -1,7 +1,7 @@
 """What goes between a node and the process that executes code for it: messages of a head and a value.
 
-A message is a header (two sizes), the head in msgpack, and the value as the payload of `Data` (`rmbus.values`). The process
-loads numpy only where there are arrays.
+A message is a header (two sizes), the head in msgpack, and the value as the payload of `Data` (`rmbus.values`). The
+process loads numpy only where there are arrays.
 """
 
 from __future__ import annotations

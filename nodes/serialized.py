@@ -52,7 +52,7 @@ def _arguments(request: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs = request.get("method_args") or [], request.get("method_kwargs") or {}
     if not isinstance(args, list | tuple):
         raise ValueError(f"'method_args' must be a list, not {type(args).__name__}")
-    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", kwargs)):
+    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in cast("dict[object, Any]", kwargs)):
         raise ValueError("'method_kwargs' must be a dictionary whose keys are names")
     return list(cast("list[Any]", args)), cast("dict[str, Any]", kwargs)
 
@@ -66,7 +66,7 @@ def _deserialized(text: object) -> object:
         raise ValueError(f"Cannot deserialize the object: it is no base64 ({error})") from error
     try:
         loaded: object = pickling.loads(data)
-    except Exception as error:  # noqa: BLE001 - to load it runs its maker's code, which may raise anything
+    except Exception as error:  # to load it runs its maker's code, which may raise anything
         raise ValueError(f"Cannot deserialize the object: {type(error).__name__}: {error}") from error
     return loaded
 

@@ -11,9 +11,7 @@ import pickle
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn
-
-import cloudpickle
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rmbus import values
 from rmbus.errors import FormatError, MalformedFrame, SerializationError
@@ -22,11 +20,16 @@ from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.shipping.blame import find_culprit
 from rmbus.shipping.pickling import size_of
 
+if TYPE_CHECKING:  # cloudpickle ships no types; its pickler has the standard one's
+    from pickle import Pickler as CloudPickler
+else:
+    from cloudpickle import Pickler as CloudPickler
+
 __all__ = ["JsonSerializer", "MsgpackSerializer", "PickleSerializer", "SerializationError", "Serializer"]
 
 _LENGTH: Final = struct.Struct("<Q")
 _ALL: Final = 0  # no msgpack is empty
-# Classes of plain values and what arrays are rebuilt by. None of them makes much out of little: no `range`, no `bytes(n)`.
+# Classes of plain values, and what arrays are rebuilt by. None makes much out of little: no `range`, no `bytes(n)`.
 _PLAIN: Final = frozenset(
     {
         *(f"builtins.{name}" for name in ("complex", "dict", "float", "frozenset", "int", "list", "set", "slice")),
@@ -103,7 +106,7 @@ class JsonSerializer(Serializer):
 
 
 class MsgpackSerializer(Serializer):
-    """What `Data` holds: JSON's values, bytes, numpy arrays, attrs classes and dataclasses, the last two as dictionaries.
+    """What `Data` holds: JSON's values, bytes, numpy arrays, and the fields of attrs classes and dataclasses.
 
     The bytes are the length of the msgpack, 8 bytes, little-endian, 0 where nothing follows it; the msgpack; the bytes
     of its arrays, as `rmbus.values` has them. Arrays come back as read-only views of the bytes, which must not change.
@@ -146,12 +149,13 @@ class PickleSerializer(Serializer):
         self.trusted = trusted
 
     def _dump(self, value: object) -> bytes:
+        file = io.BytesIO()
         try:
-            data: bytes = cloudpickle.dumps(value, protocol=5)
+            CloudPickler(file, protocol=5).dump(value)
         except Exception as error:  # a reducer is the user's code and may raise anything
             path, kind = find_culprit(value, size_of)
             raise SerializationError(f"{path} ({kind}) cannot be pickled: {error}") from error
-        return data
+        return file.getvalue()
 
     def _load(self, data: memoryview) -> Any:
         file = io.BytesIO(data)
@@ -173,8 +177,8 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module_name}.{global_name}"
         if full not in self._allowed:
             raise SerializationError(
-                f"the pickle refers to {full}, and loading it might run anything: PickleSerializer(allow=[{full!r}]) takes "
-                "it, PickleSerializer(trusted=True) takes all: only for bytes of your own making"
+                f"the pickle refers to {full}, and loading it might run anything: PickleSerializer(allow=[{full!r}]) "
+                "takes it, PickleSerializer(trusted=True) takes all: only for bytes of your own making"
             )
         return super().find_class(module_name, global_name)
 

@@ -1,7 +1,8 @@
 """How a process below a node's, which runs code of others once, confines itself further than the node is.
 
-It does so in two steps: `enclose` before it has its work, `seal` when the time of that begins. Neither can be undone. Both
-work in a plain process, in a confined one, and in a jail, where /proc may not be read and no capability is left to drop.
+It does so in two steps: `enclose` before it has its work, `seal` when the time of that begins. Neither can be undone.
+Both work in a plain process, in a confined one, where /proc may not be read and no capability is left to drop, and in
+a jail.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Capabilities(ctypes.Structure):
 
 
 def enclose(memory_bytes: int) -> None:
-    """Leave this process nothing to write to, nothing to read but the interpreter and its libraries, and so much memory.
+    """Leave this process nothing to write to, nothing to read but the interpreter and its libraries, so much memory.
 
     Args:
         memory_bytes: address space, all that is mapped: shared memory escapes any narrower limit.
@@ -81,7 +82,11 @@ def seal(time_s: float, parent_pid: int) -> None:
         _die_after(time_s)
         policy = seccomp.alone_policy(os.getpid())
         seccomp.install(seccomp.compile_filter(policy, kernel.machine()))
-        if any(_capabilities()) or kernel.prctl(_PR_GET_NO_NEW_PRIVS) != 1 or kernel.prctl(_PR_GET_SECCOMP) != _FILTERED:
+        if (
+            any(_capabilities())
+            or kernel.prctl(_PR_GET_NO_NEW_PRIVS) != 1
+            or kernel.prctl(_PR_GET_SECCOMP) != _FILTERED
+        ):
             raise ConfinementError("the process for the code is not confined as it should be")
     except OSError as error:
         raise ConfinementError(f"the process for the code could not be confined: {error}") from error

@@ -138,8 +138,8 @@ def confined_policy(*, network: bool = False, only_signals_to: int | None = None
 def alone_policy(pid: int) -> Policy:
     """Return what a process may call that runs the code of others for a node: one thread, with what it has been given.
 
-    No process, thread or socket can be made, nobody else signalled, and neither the timer nor the bond to the parent that
-    will end it can be undone.
+    No process, thread or socket can be made, nobody else signalled, and neither the timer nor the bond to the parent
+    that will end it can be undone.
 
     Args:
         pid: the process.

@@ -67,7 +67,8 @@ sched_yield 24 124; sched_getaffinity 204 123; sched_setaffinity 203 122; sched_
 sched_setparam 142 118; sched_getscheduler 145 120; sched_setscheduler 144 119; sched_getattr 315 275;
 sched_setattr 314 274; sched_get_priority_max 146 125; sched_get_priority_min 147 126;
 sched_rr_get_interval 148 127; getpriority 140 141; setpriority 141 140; ioprio_get 252 31; ioprio_set 251 30;
-restart_syscall 219 128; seccomp 317 277; landlock_create_ruleset 444 444; landlock_add_rule 445 445; landlock_restrict_self 446 446;
+restart_syscall 219 128; seccomp 317 277; landlock_create_ruleset 444 444; landlock_add_rule 445 445;
+landlock_restrict_self 446 446;
 """)
 
 # Signals received.

@@ -48,10 +48,14 @@ def result(source: str, value: object = None, modules: tuple[str, ...] = SAFE_MO
         ("result = math.floor(2.5) + json.loads('3') + len(base64.b64encode(b'abc'))", 9),
         ("def fact(n): return 1 if n < 2 else n * fact(n - 1)\nresult = fact(10)", 3628800),
         ("def a(x): return b(x) + 1\ndef b(x): return x * 2\nresult = [a(x) for x in range(3)]", [1, 3, 5]),
-        ("def f(x): return x + 1\nresult = {f(k): [f(v) for v in range(k)] for k in range(3)}", {1: [], 2: [1], 3: [1, 2]}),
+        (
+            "def f(x): return x + 1\nresult = {f(k): [f(v) for v in range(k)] for k in range(3)}",
+            {1: [], 2: [1], 3: [1, 2]},
+        ),
         ("even = lambda n: n == 0 or odd(n - 1)\nodd = lambda n: n != 0 and even(n - 1)\nresult = even(10)", True),
         (
-            "class A:\n    kind = 'a'\n    def __init__(self, n): self._n = n\n    def __repr__(self): return f'A{self._n}'\n"
+            "class A:\n    kind = 'a'\n    def __init__(self, n): self._n = n\n"
+            "    def __repr__(self): return f'A{self._n}'\n"
             "class B(A):\n    def __init__(self, n):\n        super().__init__(n)\n        self._n += 1\n"
             "result = [repr(B(1)), B(2).kind, B.__name__, B(1).__class__.__name__]",
             ["A2", "a", "B", "B"],
@@ -63,8 +67,11 @@ def result(source: str, value: object = None, modules: tuple[str, ...] = SAFE_MO
         ("import collections.abc, urllib.parse\nresult = urllib.parse.quote('a b')", "a%20b"),
         ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int = 1\nresult = P(2).x", 2),
         ("from enum import Enum\nclass C(Enum):\n    RED = 1\nresult = C.RED.name", "RED"),
-        ("from functools import lru_cache\n@lru_cache\ndef f(n): return n if n < 2 else f(n-1) + f(n-2)\nresult = f(60)",
-         1548008755920),
+        (
+            "from functools import lru_cache\n@lru_cache\n"
+            "def f(n): return n if n < 2 else f(n-1) + f(n-2)\nresult = f(60)",
+            1548008755920,
+        ),
         ("from datetime import datetime\nresult = datetime.strptime('2024-05', '%Y-%m').month", 5),
         ("import time\nresult = time.strptime('2024', '%Y').tm_year", 2024),
         ("def g():\n    yield from (1, 2)\nresult = sum(g())", 3),
@@ -81,7 +88,9 @@ def test_ordinary_python(source: str, expected: object) -> None:
     assert result(source, 21) == expected
 
 
-@pytest.mark.parametrize("name", ["os", "sys", "subprocess", "socket", "builtins", "os.path", "urllib.request", "pickle"])
+@pytest.mark.parametrize(
+    "name", ["os", "sys", "subprocess", "socket", "builtins", "os.path", "urllib.request", "pickle"]
+)
 def test_imports_that_were_not_allowed(name: str) -> None:
     """The error names the module and says how it is allowed."""
     with pytest.raises(ImportError, match=rf"may not import {name}; .*CodeExecutor\(modules="):
@@ -99,7 +108,7 @@ def test_a_relative_import_is_refused() -> None:
 def test_an_allowed_module_brings_what_is_below_it() -> None:
     """And not what is beside it."""
     assert result("import xml.dom.minidom\nresult = 1", modules=("xml.dom",)) == 1
-    with pytest.raises(ImportError, match="xml.sax"):
+    with pytest.raises(ImportError, match=r"xml\.sax"):
         result("import xml.sax", modules=("xml.dom",))
 
 

@@ -6,12 +6,12 @@ import base64
 import math
 from typing import Any
 
-import cloudpickle
 import pytest
 
 from rmbus import NodeError
 from rmbus.nodes import SerializedClassExecutor, SerializedClassExecutorNode
 from rmbus.nodes.names import find
+from rmbus.shipping import pickling
 from rmbus.testing import run_node
 
 
@@ -51,7 +51,7 @@ class Explosive:
 
 
 def text_of(obj: object) -> str:
-    return base64.b64encode(cloudpickle.dumps(obj)).decode()
+    return base64.b64encode(pickling.dumps(obj)).decode()
 
 
 def call(obj: object, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_the_result_and_the_object_as_it_is_then() -> None:
     assert (first["result"], first["processed_by"]) == (3, "serializedclassexecutor")
     second = call(first["updated_serialized_object"], "add", 4, twice=True)
     assert second["result"] == 11
-    again = cloudpickle.loads(base64.b64decode(second["updated_serialized_object"]))
+    again = pickling.loads(base64.b64decode(second["updated_serialized_object"]))
     assert again.count == 11
 
 

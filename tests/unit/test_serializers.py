@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import math
@@ -20,10 +21,15 @@ from rmbus.errors import RmbusError
 from rmbus.serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, SerializationError, Serializer
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 EVERY = [JsonSerializer(), MsgpackSerializer(), PickleSerializer()]
@@ -51,10 +57,8 @@ def test_plain_values_come_back(serializer: Serializer, value: object) -> None:
 @given(data=st.binary(max_size=200))
 def test_bytes_of_anything(serializer: Serializer, data: bytes) -> None:
     """They give a value or a SerializationError, and nothing else."""
-    try:
+    with contextlib.suppress(SerializationError):
         serializer.deserialize(data)
-    except SerializationError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("serializer", EVERY, ids=lambda each: type(each).__name__)
@@ -130,7 +134,7 @@ def test_msgpack_makes_dictionaries_of_classes() -> None:
         Counter("aab"),
         defaultdict(list, a=[1]),
         deque([1, 2], 5),
-        datetime.datetime(2024, 5, 1, tzinfo=datetime.timezone.utc),
+        datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC),
         datetime.timedelta(3),
         decimal.Decimal("1.5"),
         np.float32(2.5),
