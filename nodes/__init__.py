@@ -6,17 +6,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rmbus.nodes.calculator import Calculator
+    from rmbus.nodes.calculator import Calculator as CalculatorNode
+    from rmbus.nodes.code import CodeExecutor
+    from rmbus.nodes.code import CodeExecutor as CodeExecutorNode
     from rmbus.nodes.files import MediaReader, MediaWriter
     from rmbus.nodes.files import MediaReader as MediaReaderNode
     from rmbus.nodes.files import MediaWriter as MediaWriterNode
     from rmbus.nodes.flow import Buffer, Map, PassThrough
     from rmbus.nodes.flow import Buffer as BufferNode
     from rmbus.nodes.flow import PassThrough as PassThroughNode
+    from rmbus.nodes.serialized import SerializedClassExecutor
+    from rmbus.nodes.serialized import SerializedClassExecutor as SerializedClassExecutorNode
+    from rmbus.nodes.text import TextProcessor
+    from rmbus.nodes.text import TextProcessor as TextProcessorNode
     from rmbus.nodes.video import TestPattern
 
 __all__ = [
     "Buffer",
     "BufferNode",
+    "Calculator",
+    "CalculatorNode",
+    "CodeExecutor",
+    "CodeExecutorNode",
     "Map",
     "MediaReader",
     "MediaReaderNode",
@@ -24,7 +36,11 @@ __all__ = [
     "MediaWriterNode",
     "PassThrough",
     "PassThroughNode",
+    "SerializedClassExecutor",
+    "SerializedClassExecutorNode",
     "TestPattern",
+    "TextProcessor",
+    "TextProcessorNode",
 ]
 
 

@@ -18,16 +18,24 @@ _GROUP = "rmbus.nodes"
 
 BUILT_IN = {
     "Buffer": "rmbus.nodes.flow:Buffer",
+    "Calculator": "rmbus.nodes.calculator:Calculator",
+    "CodeExecutor": "rmbus.nodes.code:CodeExecutor",
     "Map": "rmbus.nodes.flow:Map",
     "MediaReader": "rmbus.nodes.files:MediaReader",
     "MediaWriter": "rmbus.nodes.files:MediaWriter",
     "PassThrough": "rmbus.nodes.flow:PassThrough",
+    "SerializedClassExecutor": "rmbus.nodes.serialized:SerializedClassExecutor",
     "TestPattern": "rmbus.nodes.video:TestPattern",
+    "TextProcessor": "rmbus.nodes.text:TextProcessor",
     # The earlier SDK's names.
     "BufferNode": "rmbus.nodes.flow:Buffer",
+    "CalculatorNode": "rmbus.nodes.calculator:Calculator",
+    "CodeExecutorNode": "rmbus.nodes.code:CodeExecutor",
     "MediaReaderNode": "rmbus.nodes.files:MediaReader",
     "MediaWriterNode": "rmbus.nodes.files:MediaWriter",
     "PassThroughNode": "rmbus.nodes.flow:PassThrough",
+    "SerializedClassExecutorNode": "rmbus.nodes.serialized:SerializedClassExecutor",
+    "TextProcessorNode": "rmbus.nodes.text:TextProcessor",
 }
 """The classes of this distribution: name, module and class."""
 

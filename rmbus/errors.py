@@ -90,6 +90,10 @@ class PackagingError(RmbusError):
     """Code or state cannot be shipped; nothing has run."""
 
 
+class SerializationError(RmbusError):
+    """A value cannot be made into bytes of a form, or bytes are none of that form."""
+
+
 # --- hosts and nodes ------------------------------------------------------------------------------------------------
 
 

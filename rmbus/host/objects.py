@@ -120,10 +120,18 @@ class Objects:
         worker.on_message = partial(self._said, obj, reply)
         worker.on_exit = partial(self._exited, obj, reply)
         worker.on_lines = partial(self._printed, obj)
-        descriptors = [memory_file("rmbus-state", state), os.dup(obj.descriptor), *([] if package is None else [package])]
-        level, work = worker.level.word, str(endpoint.work)
-        job = messages.Job(request.start, self._host, level, work, -1 if package is None else 2, state=0, page=1, holds=True)
-        worker.send(job, descriptors)
+        code = [] if package is None else [package]
+        job = messages.Job(
+            request.start,
+            self._host,
+            worker.level.word,
+            str(endpoint.work),
+            package=2 if code else -1,
+            state=0,
+            page=1,
+            holds=True,
+        )
+        worker.send(job, [memory_file("rmbus-state", state), os.dup(obj.descriptor), *code])
 
     def attach(self, client: Client, request: messages.AttachObject, reply: Reply) -> None:
         """A client holds an object too."""

@@ -48,8 +48,16 @@ _TERMINAL_INPUT: Final = (0x5412, 0x541C, 0x5423)
 # prctl: what programs use for themselves (names, death signals, dumpability, timer slack, huge pages, named mappings);
 # not seccomp, not ptracer, not capabilities, not speculation
 _PRCTL: Final = (1, 2, 3, 4, 15, 16, 21, 23, 27, 29, 30, 36, 37, 38, 39, 40, 41, 42, 0x53564D41)
+_PR_SET_PDEATHSIG: Final = 1
 _F_SETOWN: Final = (8, 15)
 _SCHED_OTHER: Final = 0
+_NOT_ALONE: Final = frozenset(
+    {
+        *("clone", "fork", "vfork", "execve", "execveat", "setsid", "setpgid", "setrlimit", "pidfd_open"),
+        *("socket", "bind", "connect", "listen", "accept", "accept4"),
+        *("timer_create", "timer_settime", "timer_delete"),
+    }
+)
 
 
 @frozen
@@ -94,6 +102,7 @@ def jail_policy(*, network: bool = False) -> Policy:
         "ioctl": Rule(1, "not among", _TERMINAL_INPUT),
         "prctl": Rule(0, "among", _PRCTL),
         "prlimit64": Rule(0, "among", (0,)),
+        "seccomp": Rule(0, "among", (_SET_MODE_FILTER,)),  # a further filter only takes away
     }
     groups = (
         *(syscalls.FILES, syscalls.ATTRIBUTES, syscalls.MEMORY, syscalls.PROCESSES),
@@ -124,6 +133,22 @@ def confined_policy(*, network: bool = False, only_signals_to: int | None = None
         looked_at["fcntl"] = Rule(1, "not among", _F_SETOWN)
         refused |= {"tkill", "rt_sigqueueinfo", "pidfd_send_signal"}
     return Policy(jail.allowed - looked_at.keys() - refused, looked_at, refused)
+
+
+def alone_policy(pid: int) -> Policy:
+    """Return what a process may call that runs the code of others for a node: one thread, with what it has been given.
+
+    No process, thread or socket can be made, nobody else signalled, and neither the timer nor the bond to the parent
+    that will end it can be undone.
+
+    Args:
+        pid: the process.
+    """
+    confined = confined_policy(only_signals_to=pid)
+    refused = confined.refused | _NOT_ALONE
+    looked_at = {name: rule for name, rule in confined.looked_at.items() if name not in _NOT_ALONE}
+    looked_at["prctl"] = Rule(0, "among", tuple(each for each in _PRCTL if each != _PR_SET_PDEATHSIG))
+    return Policy(confined.allowed - refused, looked_at, refused)
 
 
 class _Assembler:

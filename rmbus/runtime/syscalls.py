@@ -67,7 +67,8 @@ sched_yield 24 124; sched_getaffinity 204 123; sched_setaffinity 203 122; sched_
 sched_setparam 142 118; sched_getscheduler 145 120; sched_setscheduler 144 119; sched_getattr 315 275;
 sched_setattr 314 274; sched_get_priority_max 146 125; sched_get_priority_min 147 126;
 sched_rr_get_interval 148 127; getpriority 140 141; setpriority 141 140; ioprio_get 252 31; ioprio_set 251 30;
-restart_syscall 219 128; landlock_create_ruleset 444 444; landlock_add_rule 445 445; landlock_restrict_self 446 446;
+restart_syscall 219 128; seccomp 317 277; landlock_create_ruleset 444 444; landlock_add_rule 445 445;
+landlock_restrict_self 446 446;
 """)
 
 # Signals received.
@@ -114,6 +115,6 @@ setdomainname 171 162; iopl 172 -; ioperm 173 -; modify_ldt 154 -; personality 1
 fanotify_init 300 262; fanotify_mark 301 263; migrate_pages 256 238; move_pages 279 239; mbind 237 235;
 set_mempolicy 238 237; set_mempolicy_home_node 450 450; setuid 105 146; setgid 106 144; setreuid 113 145;
 setregid 114 143; setresuid 117 147; setresgid 119 149; setfsuid 122 151; setfsgid 123 152; setgroups 116 159;
-capset 126 91; seccomp 317 277; memfd_secret 447 447; sync 162 81; syncfs 306 267; sysfs 139 -; ustat 136 -;
+capset 126 91; memfd_secret 447 447; sync 162 81; syncfs 306 267; sysfs 139 -; ustat 136 -;
 uselib 134 -; nfsservctl 180 42;
 """)

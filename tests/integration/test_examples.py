@@ -178,6 +178,20 @@ def test_the_launcher_starts_the_nodes_one_by_one(rmbus_: Command) -> None:
     finish(host)
 
 
+def test_executed_code(rmbus_: Command) -> None:
+    """Of seven pieces of code two do their work, and five end with an error that says why."""
+    done = rmbus_.script(EXAMPLES / "executed_code.py")
+    assert done.returncode == 0, done.stderr
+    told = dict(line.strip().split(": ", 1) for line in done.stdout.splitlines())
+    assert told["primes"] == "[2, 3, 5, 7, 11, 13, 17, 19, 23, 29]"
+    assert told["mistake"] == "ZeroDivisionError: division by zero"
+    assert told["endless loop"] == "TimeoutError: the code was stopped after 1 s"
+    assert told["10 GB"].startswith("MemoryError")
+    assert told["forbidden import"].startswith("ImportError")
+    assert told["past the guard"].startswith("PermissionError")
+    assert told["and on"] == "as ever"
+
+
 def python_of(page: str) -> list[str]:
     """Return the blocks of Python on a page of the documentation."""
     text = (EXAMPLES.parent / page).read_text()

@@ -27,6 +27,7 @@ _POLICIES = {
     "jail with network": seccomp.jail_policy(network=True),
     "confined": seccomp.confined_policy(),
     "confined, old Landlock": seccomp.confined_policy(only_signals_to=4242),
+    "alone": seccomp.alone_policy(4242),
 }
 
 
@@ -112,6 +113,18 @@ def test_every_number_has_the_outcome_of_its_policy(policy: str, machine: str) -
         ("jail", "prlimit64", (7, 7), errno.EPERM),
         ("jail", "kill", (7, 9), "allow"),
         ("jail", "fchmod", (3,), "allow"),
+        ("jail", "seccomp", (1, 0), "allow"),  # a further filter
+        ("jail", "seccomp", (0, 0), errno.EPERM),
+        ("alone", "prctl", (15,), "allow"),
+        ("alone", "prctl", (1,), errno.EPERM),  # the bond to its parent
+        ("alone", "clone", (0x003D0F00,), errno.EPERM),  # a thread
+        ("alone", "clone", (17,), errno.EPERM),
+        ("alone", "execve", (), errno.EPERM),
+        ("alone", "socket", (1, 1), errno.EPERM),
+        ("alone", "timer_settime", (0,), errno.EPERM),
+        ("alone", "kill", (4242, 9), "allow"),
+        ("alone", "kill", (1, 9), errno.EPERM),
+        ("alone", "recvfrom", (3,), "allow"),
         ("confined", "kill", (7, 9), "allow"),  # Landlock keeps it in
         ("confined", "fchmod", (3,), errno.EPERM),
         ("confined", "setpriority", (0, 7), errno.EPERM),
