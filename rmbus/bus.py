@@ -302,7 +302,7 @@ class Bus:
         Raises:
             NodeError: its code has failed; also of the original type. TimeoutError: its time was over.
         """
-        return self._applied(node, config).do("call", "process", ((value,), {}), limit_s=timeout_s)
+        return self._applied(node, config).run("process", value, limit_s=timeout_s)
 
     def stream(
         self, node: Node | str, items: Iterable[object], *, config: Mapping[str, Any] | None = None
@@ -323,7 +323,7 @@ class Bus:
         try:
             for found in handle.each("emissions", items):
                 yield from found
-            yield from handle.do("call", "flush", ((), {}))
+            yield from handle.run("flush")
         finally:
             with suppress(HostError):  # it has ended by itself
                 holding.release(handle.about.id)

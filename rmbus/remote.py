@@ -47,6 +47,8 @@ AHEAD: Final = 8
 START_S: Final = 60.0
 """How long an object may take until it is there."""
 
+_NO_NAMES: Final[dict[str, Any]] = {}
+
 
 @attrs.frozen
 class About:
@@ -291,13 +293,17 @@ class Handle:
             return self._items(caller, answers)
         return self.read(reply)
 
+    def run(self, name: str, *args: object, limit_s: float | None = None) -> Any:
+        """Call a method, and wait for what it returns; see `do`."""
+        return self.do("call", name, (args, _NO_NAMES), limit_s=limit_s)
+
     def each(self, name: str, items: Iterable[object]) -> Generator[Any]:
         """Call a method with one item after the other, a few of them ahead, and yield what it returns."""
         caller = self.caller()
         under_way: deque[Answers] = deque()
         try:
             for item in items:
-                pickled = pickling.dump_arguments(((item,), {}))
+                pickled = pickling.dump_arguments(((item,), _NO_NAMES))
                 under_way.append(caller.ask("call", name, pickled))
                 if len(under_way) >= AHEAD:
                     yield self.read(self._wait(caller, under_way.popleft()))

@@ -11,6 +11,9 @@ from typing import Any, Final
 CANCEL: Final = signal.SIGUSR2
 LIMIT: Final = signal.SIGALRM
 
+Key = tuple[str, int]
+"""What runs: the port of its caller, and the caller's number for it."""
+
 
 class Interrupted(BaseException):
     """Raised in the user's code, which is to end."""
@@ -21,14 +24,14 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._running: object = None
-        self._cancelled: object = None
+        self._running: Key | None = None
+        self._cancelled: Key | None = None
         self.was_late = False
         signal.signal(CANCEL, self._arrived)
         signal.signal(LIMIT, self._arrived)
 
     @contextmanager
-    def during(self, key: object, limit_s: float) -> Generator[None]:
+    def during(self, key: Key, limit_s: float) -> Generator[None]:
         """Let what runs in the context be stopped: by `cancel(key)`, or when its time is over (0: it has any).
 
         Raises:
@@ -46,11 +49,11 @@ class Interrupts:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
     @property
-    def running(self) -> object:
+    def running(self) -> Key | None:
         """The key of what runs now, None where nothing does."""
         return self._running
 
-    def cancel(self, key: object) -> bool:
+    def cancel(self, key: Key) -> bool:
         """Stop what runs under a key, from another thread; whether it ran."""
         if self._running != key:
             return False

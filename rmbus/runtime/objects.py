@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from rmbus.protocol.calls import CALLS, MAX_TEXT, REPLIES, WINDOW, Reply, Reques
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import Ends
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
-from rmbus.runtime.interrupts import Interrupted, Interrupts
+from rmbus.runtime.interrupts import Interrupted, Interrupts, Key
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.loop import now_ns
 from rmbus.runtime.memory import NodeMemory
@@ -35,9 +35,6 @@ MAX_FLOWS: Final = 256
 """Streams that one caller may have open at once."""
 
 TRIM_S: Final = 1.0
-
-Key = tuple[str, int]
-"""A call: the port of its caller, and the caller's number for it."""
 
 
 class Flow:
@@ -91,7 +88,7 @@ class ObjectLoop(Ends):
         key = (caller, call)
         running = self._interrupts.running
         if not call:
-            if isinstance(running, tuple) and running[0] == caller:
+            if running is not None and running[0] == caller:
                 self._interrupts.cancel(running)  # what else it has begun ends with its edges
         elif not self._interrupts.cancel(key):
             self.reactor.call_soon(partial(self._cancel, key))
@@ -168,17 +165,19 @@ class ObjectLoop(Ends):
 
     def _give(self, key: Key, outcome: Any, request: Request) -> None:
         """Answer with what a call has given, or when it has."""
-        if isinstance(outcome, Awaitable) and not isinstance(outcome, asyncio.Task):
+        if isinstance(outcome, Awaitable):
             limit_s = request.limit_ms / 1000 or None
-            self._tasks[key] = self._loop.create_task(self._await(key, outcome, limit_s, request))
+            awaited = self._await(key, cast("Awaitable[Any]", outcome), limit_s, request)
+            self._tasks[key] = self._loop.create_task(awaited)
         elif isinstance(outcome, Iterator | AsyncIterator) and request.word == "call":
-            self._begin_flow(key, outcome, request)
+            self._begin_flow(key, cast("Iterator[Any] | AsyncIterator[Any]", outcome), request)
         else:
             self._answer_with(key, "value", outcome)
 
     async def _await(self, key: Key, outcome: Awaitable[Any], limit_s: float | None, request: Request) -> None:
+        limit = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(limit_s) as limit:
+            async with limit:
                 value = await outcome
         except BaseException as error:  # noqa: BLE001 - the supervisor around user code
             late = isinstance(error, TimeoutError) and limit.expired()
@@ -264,12 +263,11 @@ class ObjectLoop(Ends):
         if flow.task is not None:
             flow.task.cancel()
         try:
-            if isinstance(flow.steps, AsyncIterator):
-                if hasattr(flow.steps, "aclose") and flow.task is None:
-                    self._tasks[key] = self._loop.create_task(self._close_async(key, flow.steps))
-                    return
-            elif hasattr(flow.steps, "close"):
-                flow.steps.close()
+            if not isinstance(flow.steps, AsyncIterator):
+                _close(flow.steps)
+            elif hasattr(flow.steps, "aclose") and flow.task is None:
+                self._tasks[key] = self._loop.create_task(self._close_async(key, flow.steps))
+                return
         except BaseException as error:  # noqa: BLE001 - the supervisor around user code
             self._answer(key, _raised(key[1], error))
             return
@@ -305,8 +303,8 @@ class ObjectLoop(Ends):
             data, buffers = returning.dump(value)
         except PackagingError as error:
             flow = self._flows.pop(key, None)
-            if flow is not None and isinstance(flow.steps, Iterator) and hasattr(flow.steps, "close"):
-                flow.steps.close()
+            if flow is not None and isinstance(flow.steps, Iterator):
+                _close(flow.steps)
             self._answer(key, _raised(key[1], error))
             return False
         arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
@@ -409,6 +407,12 @@ class ObjectLoop(Ends):
 
 _ENDS: Final = (Kind.EOS, Kind.ERROR)
 _END: Final = object()
+
+
+def _close(steps: Any) -> None:
+    """Close a generator; another iterator has nothing to close."""
+    if hasattr(steps, "close"):
+        steps.close()
 
 
 def _replies(caller: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Final
+from typing import Any, Final, cast
 
 KINDS: Final = ("method", "coroutine", "generator", "asyncgen", "value")
 """A method of each sort, by what a call of it gives; and anything else: a property, an attribute."""
@@ -33,13 +33,14 @@ def _is_open(name: str) -> bool:
 
 
 def _kind(member: Any) -> str:
-    function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+    function: Any = getattr(member, "__func__", member)  # of a static or class method
     while isinstance(function, functools.partial | functools.partialmethod):
-        function = function.func
-    if not callable(function) or isinstance(function, type):
+        function = cast("Any", function).func
+    if isinstance(function, type) or not callable(function):
         return "value"
-    if inspect.isasyncgenfunction(function):
+    called: Any = function
+    if inspect.isasyncgenfunction(called):
         return "asyncgen"
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(called):
         return "coroutine"
-    return "generator" if inspect.isgeneratorfunction(function) else "method"
+    return "generator" if inspect.isgeneratorfunction(called) else "method"

@@ -91,7 +91,7 @@ def load(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        cls = type(obj)
+        cls: type[Any] = type(obj)
         if isinstance(obj, _CODE):
             if _is_plain(obj) or obj in _MAKERS.values():
                 return NotImplemented
@@ -180,7 +180,8 @@ def _class(module: object, name: object) -> type[Any]:
 
 def _is_record(cls: type[Any]) -> bool:
     """Whether a class is nothing but named fields."""
-    return dataclasses.is_dataclass(cls) or attrs.has(cls) or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+    is_named_tuple = tuple in cls.__mro__ and hasattr(cls, "_fields")
+    return dataclasses.is_dataclass(cls) or attrs.has(cls) or is_named_tuple
 
 
 def _is_local(module: str) -> bool:
@@ -202,9 +203,9 @@ _BASES: Final[Mapping[type[Any], Callable[[Any, Any], None] | None]] = {
     int: None,
     float: None,
     frozenset: None,
-    list: list.extend,
-    dict: dict.update,
-    set: set.update,
+    list: lambda made, content: made.extend(content),
+    dict: lambda made, content: made.update(content),
+    set: lambda made, content: made.update(content),
 }
 """Builtin types that classes derive from, and how one whose objects can change is filled."""
 _MAKERS: Final[Mapping[str, Callable[..., Any]]] = {"_member": _member, "_empty": _empty}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 
 def content_of(obj: Any) -> Any:
@@ -18,9 +18,11 @@ def take_content(obj: Any, state: Any) -> None:
         if callable(take):
             take(state)
             return
-    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    parts: tuple[Any, ...] = (*cast("tuple[Any, ...]", state),) if isinstance(state, tuple) else (state, None)
+    attributes: dict[str, Any] = parts[0] or {}
+    slots: dict[str, Any] = parts[1] or {}
     if hasattr(obj, "__dict__"):
         obj.__dict__.clear()
-        obj.__dict__.update(attributes or {})
-    for name, value in (slots or {}).items():
+        obj.__dict__.update(attributes)
+    for name, value in slots.items():
         object.__setattr__(obj, name, value)
