@@ -11,7 +11,8 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +20,16 @@ import attrs
 import zmq
 
 import rmbus
-from rmbus.errors import HostError, TooLarge, UnsupportedVersion
+from rmbus.errors import HostError, RmbusError, TooLarge
 from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
+from rmbus.host.environments import Environment, Environments, Waiter
 from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
 from rmbus.host.hands import Bus, Hands
-from rmbus.host.jail import spawn_command
+from rmbus.host.jail import Grants, spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
@@ -66,6 +68,9 @@ class Settings:
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
         drain_s: how long running sessions may go on after SIGTERM.
         memory_bytes: shared memory that one process may have for its outputs.
+        environments: where environments are kept that were made; None: in the run folder, for this run.
+        pythons: further interpreters that packages may ask for, by path; rmbus is installed in each.
+        prepared: environments that nodes may name, by path; they are used as they are.
     """
 
     name: str
@@ -79,6 +84,9 @@ class Settings:
     embedded: bool = False
     drain_s: float = 1.0
     memory_bytes: int = QUOTA_BYTES
+    environments: Path | None = None
+    pythons: tuple[str, ...] = ()
+    prepared: Mapping[str, Path] = attrs.field(factory=dict[str, Path])
 
 
 class Host:
@@ -106,6 +114,14 @@ class Host:
         self._store = Store(settings.store or self.folder.path / "store")
         self._store.sweep()
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
+        self._environments = Environments(
+            self.reactor,
+            self.folder,
+            settings.environments or self.folder.path / "environments",
+            host=settings.name,
+            offered=settings.pythons,
+            prepared=settings.prepared,
+        )
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
@@ -156,6 +172,8 @@ class Host:
         else:
             self._address = self._local
             self._up()
+        if not self.settings.embedded:
+            self._environments.collect()
         try:
             self.reactor.run()
         finally:
@@ -180,6 +198,7 @@ class Host:
                     session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
             session.kill()
         self._pool.close()
+        self._environments.close()
         self._hands.close()
         self.reactor.stop()
 
@@ -194,6 +213,7 @@ class Host:
             public=self._client_public.decode(),
             secret=self._client_secret.decode(),
             token=self._token,
+            prefix=sys.prefix,
         )
         connection.write(self.folder.path)
         self._on_up(connection)
@@ -220,21 +240,33 @@ class Host:
         folder.mkdir(mode=0o700)
         return folder
 
-    def _spawn(self) -> Endpoint:
+    def _spawn(self, environment: Environment | None = None) -> Endpoint:
         folder = self._endpoint_folder()
         work = self.folder.path / f"w{self._count}"
         work.mkdir(mode=0o700)
         level = self.settings.level
 
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            program = [sys.executable, "-I", "-m", "rmbus.runtime.process"]
-            argv = [*program, str(umbilical), level.word, str(folder), str(os.getpid())]
+            given = [str(umbilical), level.word, str(folder), str(os.getpid())]
+            argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", *given]
+            if environment is not None:
+                argv = environment.command(given, confined=level is Level.CONFINED, folder=str(folder))
+            grants = None if environment is None else Grants(readable=environment.readable)
             command = spawn_command(
-                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}
+                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}, grants=grants
             )
             return command.start(stdout=output, stderr=output), level
 
-        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work)
+        release = None if environment is None else environment.release
+        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work, release)
+
+    def _process(self, environment: Environment | None) -> tuple[Endpoint, bool, str]:
+        """Return a process to become a node, whether it was warm, and why it was not."""
+        if environment is not None:
+            return self._spawn(environment), False, environment.about
+        endpoint, warm = self._pool.take()
+        why = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
+        return endpoint, warm, why
 
     def _spawn_gateway(self) -> Endpoint:
         folder = self._endpoint_folder()
@@ -298,20 +330,63 @@ class Host:
         size = len(messages.encode(request))
         if size > MAX_START_BYTES:
             raise TooLarge("what is said to start a node", size, MAX_START_BYTES)
-        self._check_python(request)
         session = self._session(client, request.session)
         if request.node in session.nodes:
             raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
         if request.by_hand:
             self._announce(session, request, reply)
             return
+        self._in_its_environment(
+            session, request, reply, lambda there: self._begin(session, request, blob, reply, there)
+        )
+
+    def _in_its_environment(
+        self, session: HostedSession, request: messages.Start, reply: Reply, go_on: Callable[[Environment | None], None]
+    ) -> None:
+        """Go on with a node where it is to run, once that is there; it may have to be made, which takes a while."""
+        is_now = True
+
+        def ready(environment: Environment | None) -> None:
+            try:
+                if self._draining or self._sessions.get(session.name) is not session:
+                    raise HostError(f"the session {session.name} has ended", host=self.settings.name)
+                go_on(environment)
+            except (RmbusError, OSError) as error:
+                if environment is not None:
+                    environment.release()
+                if is_now:
+                    raise
+                failed(error)
+
+        def failed(error: Exception) -> None:
+            kind = type(error).__name__ if isinstance(error, RmbusError) else "HostError"
+            reply(messages.Refused(kind, str(error)))
+
+        def said(lines: list[str], suppressed: int) -> None:
+            if self._sessions.get(session.name) is session:
+                session.tell(messages.Log(session.name, request.node, lines, suppressed))
+
+        waiter = Waiter(ready, failed, said)
+        self._environments.obtain(request, lambda: self._store.open(request.address), waiter)
+        is_now = False
+
+    def _begin(
+        self,
+        session: HostedSession,
+        request: messages.Start,
+        blob: bytes,
+        reply: Reply,
+        environment: Environment | None,
+    ) -> None:
+        """Hand a node to a process."""
+        if request.node in session.nodes:
+            raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
         package = self._store.open(request.address) if request.address else None
-        endpoint, warm = self._pool.take()
+        endpoint, warm, reason = self._process(environment)
         worker = endpoint.worker
         node = self._add_node(session, request, endpoint, warm=warm)
 
         def started() -> None:
-            reason = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
             reply(messages.Started(worker.pid, worker.level.word, warm, reason))
 
         worker.on_ready = started
@@ -338,8 +413,14 @@ class Host:
             reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
             session.tell(messages.NodeEvent(session.name, request.node, "ended"))
             return
+        again = partial(self._begin_anew, session, node, blob, reply)
+        self._in_its_environment(session, node.start, reply, again)
+
+    def _begin_anew(
+        self, session: HostedSession, node: HostedNode, blob: bytes, reply: Reply, environment: Environment | None
+    ) -> None:
         package = self._store.open(node.start.address) if node.start.address else None
-        endpoint, warm = self._pool.take()
+        endpoint, warm, _ = self._process(environment)
         endpoint.session = session.name
         worker = endpoint.worker
         worker.on_ready = lambda: reply(messages.Started(worker.pid, worker.level.word, warm, "started anew"))
@@ -347,7 +428,7 @@ class Host:
         job = self._job(node, state=0, page=1, package=2 if package else -1)
         worker.send(attrs.evolve(job, level=worker.level.word, work=str(endpoint.work)), descriptors)
         session.revive(node, endpoint)
-        self._attend(session, request.node, node)
+        self._attend(session, node.start.node, node)
         self._publish(session, node)
         if worker.is_ready:
             worker.on_ready()
@@ -392,14 +473,6 @@ class Host:
     def _publish(self, session: HostedSession, node: HostedNode) -> None:
         if node.start.topics:
             self._directory.publish(node.endpoint, self._directory.free(node.start.topics, session.name[:8]))
-
-    def _check_python(self, request: messages.Start) -> None:
-        ours, theirs = (sys.implementation.name, *sys.version_info[:2]), (request.implementation, *request.python)
-        if ours != theirs:
-            raise UnsupportedVersion(
-                f"the code was made by {theirs[0]} {theirs[1]}.{theirs[2]} and the host {self.settings.name} runs "
-                f"{ours[0]} {ours[1]}.{ours[2]}: run the script with that version, or the host with yours"
-            )
 
     def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Link)
