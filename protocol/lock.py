@@ -1,7 +1,7 @@
 """Locked requirements: the exact list of distributions that an environment is made of, and its one canonical form.
 
-A line for each distribution, sorted by name: `NAME==VERSION --hash=sha256:HEX …`. An installer for Python reads it as a
-list of requirements; and since nothing else may stand in it, no option, address or path of whoever sent it reaches that.
+A line for each distribution, sorted by name: `NAME==VERSION --hash=sha256:HEX …`. An installer reads it as a list of
+requirements; and since nothing else may stand in it, no option, address or path of whoever sent it reaches that.
 """
 
 from __future__ import annotations

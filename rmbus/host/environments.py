@@ -220,7 +220,9 @@ class Environments:
             raise UnsupportedVersion(
                 f"the code was made by {tag}, and the environment {name!r} of the host {self._host} is of {its}"
             )
-        return attrs.evolve(found, beside=self._beside(self._interpreter(tag)))
+        interpreter = self._interpreter(tag)
+        beside = self._beside(interpreter)
+        return attrs.evolve(found, beside=beside, readable=(*found.readable, beside, *self._paths(interpreter)))
 
     def _look_at(self, name: str, path: Path) -> tuple[Environment, str]:
         """Return a prepared environment and its tag. Its interpreter is run, without its modules."""
@@ -276,8 +278,12 @@ class Environments:
             return None
         folder = str(self._shelf.path(key))
         beside = self._beside(interpreter)
-        paths = () if interpreter.tag == self._own else interpreter.paths
-        return Environment(f"{folder}/bin/python", beside, (folder, beside, *paths), about, Lease(held))
+        readable = (folder, beside, *self._paths(interpreter))
+        return Environment(f"{folder}/bin/python", beside, readable, about, Lease(held))
+
+    def _paths(self, interpreter: Interpreter) -> tuple[str, ...]:
+        """Return what is read of an interpreter; any process sees the host's own."""
+        return () if interpreter.tag == self._own else interpreter.paths
 
     def _task(self, key: str) -> Task:
         return Task(str(self._root), os.getpid(), key, limit_s=self._build_s, quota_bytes=self._quota_bytes)

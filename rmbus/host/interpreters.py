@@ -1,4 +1,4 @@
-"""The interpreters that a host offers, and what a node's process needs of each: its files, and rmbus with what that needs.
+"""The interpreters that a host offers, and what a node's process needs of each: its files, rmbus, what that requires.
 
 A process in an environment of its own sees, behind the environment's distributions, rmbus and its requirements as they
 are installed here, by links in a folder of their own; and nothing else of the host's.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -84,7 +84,7 @@ def describe(executable: str) -> Interpreter:
             timeout=DESCRIBE_S,
             check=False,
         )
-        told = json.loads(done.stdout) if done.returncode == 0 else None
+        told: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise HostError(f"the interpreter {executable} cannot be run: {error}") from error
     if told is None:
@@ -93,13 +93,15 @@ def describe(executable: str) -> Interpreter:
             f"the interpreter {executable} has no working rmbus ({last}): install it there, "
             f"{executable} -m pip install rmbus=={rmbus.__version__}"
         )
-    found = Interpreter(**{**told, "paths": tuple(told["paths"])})
+    found = Interpreter(
+        executable, told["base"], told["tag"], told["version"], told["release"], tuple(told["paths"]), told["links"]
+    )
     if found.release != rmbus.__version__:
         raise HostError(
             f"the interpreter {executable} has rmbus {found.release}, and this host is {rmbus.__version__}: "
             "install the same release there"
         )
-    return attrs.evolve(found, executable=executable)
+    return found
 
 
 def _links() -> dict[str, str]:

@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def _confine(level: str, folder: str, parent: int) -> dict[str, str]:
-    """Put this process under its level, and return what is in force; it may be so already, see `rmbus.runtime.enter`."""
+    """Put this process under its level; it may be so already, see `rmbus.runtime.enter`. Return what is in force."""
     told = os.environ.pop(enter.IN_FORCE, "")
     if told and level == "confined":
         return {**json.loads(told), **confine.verified()}

@@ -68,6 +68,7 @@ def _own_packages() -> list[str]:
 
 
 def outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the paths that exist, without those inside others, or inside /usr."""
     kept: list[str] = []
     for path in sorted({os.path.normpath(path) for path in paths if os.path.exists(path)}):
         if not any(_inside(path, folder) for folder in ("/usr", *kept)):

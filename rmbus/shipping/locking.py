@@ -5,8 +5,8 @@ The installer is asked once for each set of requirements; its answer is kept for
 
 from __future__ import annotations
 
-import hashlib
 import functools
+import hashlib
 import platform
 import re
 import secrets
@@ -85,7 +85,7 @@ def lock(requirements: Sequence[str], *, folder: Path | None = None) -> bytes:
 
 @functools.cache
 def own_requirements() -> tuple[str, ...]:
-    """Return what rmbus itself requires, without its extras: an environment holds nothing that it could not run with."""
+    """Return what rmbus itself requires, without its extras: it has to run in whatever environment is made."""
     import importlib.metadata  # here, because it takes long to import
 
     try:

@@ -113,10 +113,11 @@ def read_project(file: Path) -> tuple[str, ...]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackagingError(f"{file} cannot be read: {error}") from error
-    project: object = _toml(text, file).get("project")
-    if not isinstance(project, dict) or project.get("name") == OWN:
-        return ()
-    return _list(cast(Mapping[str, object], project), "dependencies", str(file))
+    project = _toml(text, file).get("project", {})
+    if not isinstance(project, dict):
+        raise PackagingError(f"project in {file} is a table, [project]")
+    table = cast(Mapping[str, object], project)
+    return () if table.get("name") == OWN else _list(table, "dependencies", str(file))
 
 
 def _files_of(entry: str, closure: Closure) -> list[Path]:

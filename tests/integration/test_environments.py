@@ -48,7 +48,8 @@ SCRIPT = """
 
     def show(pipeline, *names):
         report = pipeline.run()
-        print(json.dumps({name: [report.node(name).warm, report.node(name).reason, report.node(name).level] for name in names}))
+        nodes = {name: report.node(name) for name in names}
+        print(json.dumps({name: [node.warm, node.reason, node.level] for name, node in nodes.items()}))
 """
 
 
@@ -157,6 +158,23 @@ def test_on_the_users_own_host(tmp_path: Path, wheels: Path) -> None:
     assert [each["fruit"] for each in results(done)] == ["1.0", None]
 
 
+def test_what_is_not_in_the_list_is_not_there(tmp_path: Path, wheels: Path) -> None:
+    """What the host has beyond rmbus and its requirements is not in an environment; the proof says so before."""
+    text = """
+        class Other(Node):
+            def process(self, frame):
+                import hypothesis
+                return hypothesis.__version__
+
+        show(Numbers() >> Other().options(on=sys.argv[1], requirements=["fruit"]) >> Print(), "other")
+    """
+    with Daemon(tmp_path, env=only_from(wheels)) as host:
+        done = host.script(write(tmp_path, text))
+    assert done.returncode == 1
+    assert "module 'hypothesis' is missing" in done.stderr
+    assert "add it to the requirements" in done.stderr
+
+
 def test_what_cannot_be_met(tmp_path: Path, wheels: Path) -> None:
     """A requirement that does not exist fails where the caller is, in the installer's words, before anything runs."""
     text = 'show(Numbers() >> Fruit().options(on=sys.argv[1], requirements=["no-such-fruit==9"]) >> Print(), "fruit")\n'
@@ -198,7 +216,8 @@ MANY = """
     pipeline = None
     for number in range(10):
         place = sys.argv[1 + number % 2]
-        line = source >> Fruit().options(name=f"f{number}", on=place, requirements=["fruit==1.0"]) >> Print().options(name=f"p{number}")
+        fruit = Fruit().options(name=f"f{number}", on=place, requirements=["fruit==1.0"])
+        line = source >> fruit >> Print().options(name=f"p{number}")
         pipeline = line if pipeline is None else pipeline | line
     pipeline.run()
 """

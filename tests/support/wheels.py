@@ -1,4 +1,4 @@
-"""Wheels made on the spot, in a folder that the installer looks into, so that environments can be made without a network."""
+"""Wheels made on the spot, in a folder that the installer looks into: environments without a network."""
 
 from __future__ import annotations
 
