@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
@@ -22,14 +21,9 @@ import rmbus
 from rmbus.errors import HostError
 from rmbus.runtime import visible
 from rmbus.shipping.content import python_tag
+from rmbus.shipping.own import OWN, own_distributions
 
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
-OWN: Final = "rmbus"
 DESCRIBE_S: Final = 30.0
-_NOT_NEEDED: Final = frozenset({"uv"})  # it makes environments, and nobody imports it in one
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @attrs.frozen
@@ -107,7 +101,7 @@ def describe(executable: str) -> Interpreter:
 def _links() -> dict[str, str]:
     """Return where rmbus and the distributions that it requires lie, by the names in their folders of modules."""
     found: dict[str, str] = {}
-    for distribution in _closure():
+    for distribution in own_distributions().values():
         for file in distribution.files or ():
             top = file.parts[0]
             if top in ("..", "__pycache__") or top.endswith(".pth") or os.path.isabs(top):
@@ -115,24 +109,6 @@ def _links() -> dict[str, str]:
             found.setdefault(top, str(distribution.locate_file(top)))
     found[OWN] = str(Path(rmbus.__file__).parent)  # where it is installed in place, no list says so
     return found
-
-
-def _closure() -> Iterable[Distribution]:
-    import importlib.metadata  # here, because it takes long to import
-
-    waiting, known = [OWN], set(_NOT_NEEDED)
-    while waiting:
-        name = waiting.pop()
-        if name in known:
-            continue
-        known.add(name)
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # what an environment marker excludes here
-        yield distribution
-        stated = (each for each in distribution.requires or () if "extra ==" not in each)
-        waiting += [re.sub(r"[-_.]+", "-", found[0]).lower() for each in stated if (found := _NAME.match(each))]
 
 
 if __name__ == "__main__":

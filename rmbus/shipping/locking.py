@@ -5,7 +5,6 @@ The installer is asked once for each set of requirements; its answer is kept for
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import platform
 import re
@@ -24,6 +23,7 @@ from rmbus.protocol.lock import Locked, decode_lock, encode_lock
 from rmbus.protocol.manifest import MAX_TEXT
 from rmbus.shipping import installer
 from rmbus.shipping.content import python_tag
+from rmbus.shipping.own import OWN, dependents, normal, own_requirements
 from rmbus.shipping.places import cache_folder
 
 FRESH_S: Final = 24 * 3600.0
@@ -31,8 +31,6 @@ FRESH_S: Final = 24 * 3600.0
 
 LOCKING_S: Final = 180.0
 """How long the installer may take to choose versions."""
-
-OWN: Final = "rmbus"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _HASH: Final = "--hash=sha256:"
@@ -57,7 +55,7 @@ def name_of(requirement: str) -> str:
             f"{requirement[:80]!r} cannot be locked: an environment holds released versions from an index, and nothing "
             "from an address or a folder; local code is shipped as it is, without a requirement"
         )
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
+    return normal(found[0])
 
 
 def lock(requirements: Sequence[str], *, folder: Path | None = None) -> bytes:
@@ -83,18 +81,6 @@ def lock(requirements: Sequence[str], *, folder: Path | None = None) -> bytes:
     return known
 
 
-@functools.cache
-def own_requirements() -> tuple[str, ...]:
-    """Return what rmbus itself requires, without its extras: it has to run in whatever environment is made."""
-    import importlib.metadata  # here, because it takes long to import
-
-    try:
-        stated = importlib.metadata.requires(OWN) or []
-    except importlib.metadata.PackageNotFoundError:  # it is run from its source
-        return ()
-    return tuple(each for each in stated if "extra ==" not in each)
-
-
 def read_compiled(text: str) -> tuple[Locked, ...]:
     """Return what the installer chose.
 
@@ -118,6 +104,26 @@ def read_compiled(text: str) -> tuple[Locked, ...]:
 
 
 def _locked(wanted: Sequence[str]) -> bytes:
+    """Lock what is wanted; and where rmbus requires some of that too, whatever else of its requirements needs just that.
+
+    The rest of them comes from the host, in versions that go together.
+    """
+    also: set[str] = set()
+    while True:
+        items = read_compiled(_compiled([*wanted, *sorted(also)], wanted))
+        names = {item.name for item in items}
+        more = dependents(names) - names
+        if more <= also:
+            break
+        also |= more
+    try:
+        return encode_lock(items)
+    except ProtocolError as error:
+        raise PackagingError(f"the requirements {', '.join(wanted)} cannot be locked: {error}") from error
+
+
+def _compiled(requirements: Sequence[str], wanted: Sequence[str]) -> str:
+    """Return the installer's choice, in its own form."""
     with tempfile.TemporaryDirectory(prefix="rmbus-lock-") as aside:
         ours = Path(aside, "ours.txt")
         ours.write_text("".join(f"{each}\n" for each in own_requirements()), encoding="utf-8")
@@ -129,16 +135,13 @@ def _locked(wanted: Sequence[str]) -> bytes:
                 *("--python", sys.executable, "--constraint", str(ours), "--override", str(without)),
                 *([] if sys.platform == "linux" else ["--python-platform", "linux"]),  # hosts run on Linux
             ],
-            stdin="".join(f"{each}\n" for each in wanted),
+            stdin="".join(f"{each}\n" for each in requirements),
             constrained=True,
             timeout_s=LOCKING_S,
         )
     if status != 0:
         raise PackagingError(f"the requirements {', '.join(wanted)} cannot be met:\n{installer.words(said)}")
-    try:
-        return encode_lock(read_compiled(compiled))
-    except ProtocolError as error:
-        raise PackagingError(f"the requirements {', '.join(wanted)} cannot be locked: {error}") from error
+    return compiled
 
 
 def _key(wanted: Sequence[str]) -> str:

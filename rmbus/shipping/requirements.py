@@ -16,8 +16,9 @@ from attrs import frozen
 
 from rmbus.errors import PackagingError
 from rmbus.shipping.imports import Closure
-from rmbus.shipping.locking import OWN, lock, name_of, own_requirements
+from rmbus.shipping.locking import lock, name_of
 from rmbus.shipping.modules import distributions
+from rmbus.shipping.own import OWN, normal, own_requirements
 from rmbus.shipping.package import Package, with_lock
 
 _BLOCK: Final = re.compile(r"(?m)^# /// script[ \t]*$\s(?P<content>(^#(| .*)$\s)+)^# ///[ \t]*$")
@@ -147,18 +148,18 @@ def _chosen(stated: Sequence[str], imported: Iterable[str]) -> tuple[str, ...]:
     """Return those of a project's many requirements that provide what is imported."""
     stated, wanted = _beyond_own(stated), set[str]()
     for module in imported:
-        wanted |= _providers(module) or {re.sub(r"[-_.]+", "-", module).lower()}
+        wanted |= _providers(module) or {normal(module)}
     return tuple(each for each in stated if name_of(each) in wanted)
 
 
 def _beyond_own(stated: Sequence[str]) -> tuple[str, ...]:
     """Leave out what comes with rmbus on every host, and is wanted in whatever version."""
     brought = {name_of(each) for each in own_requirements()}
-    return tuple(each for each in stated if re.sub(r"[-_.]+", "-", each).lower() not in brought)
+    return tuple(each for each in stated if normal(each) not in brought)
 
 
 def _providers(module: str) -> set[str]:
-    return {re.sub(r"[-_.]+", "-", name).lower() for name in distributions().get(module, ())}
+    return {normal(name) for name in distributions().get(module, ())}
 
 
 def _toml(text: str, file: Path) -> Mapping[str, object]:

@@ -18,7 +18,8 @@ from rmbus.errors import PackagingError
 from rmbus.node import declared_requirements
 from rmbus.protocol.lock import Locked
 from rmbus.shipping import installer
-from rmbus.shipping.locking import lock, name_of, own_requirements, read_compiled
+from rmbus.shipping.locking import lock, name_of, read_compiled
+from rmbus.shipping.own import dependents, own_distributions, own_requirements
 from rmbus.shipping.package import build
 from rmbus.shipping.requirements import Wanted, find_requirements, read_block, read_project
 
@@ -194,6 +195,14 @@ def test_nothing_to_lock(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert any(each.startswith("pyzmq") for each in own_requirements())
     assert not any("extra" in each for each in own_requirements())
+
+
+def test_what_rmbus_requires_and_what_that_requires() -> None:
+    """All of it is known by name; and of a distribution, what of rmbus's own would be broken by another version."""
+    assert {"rmbus", "attrs", "cattrs", "numpy", "pyzmq"} <= set(own_distributions())
+    assert "uv" not in own_distributions()
+    assert dependents({"attrs"}) == {"cattrs"}
+    assert dependents({"idna", "numpy"}) == set()
 
 
 def test_what_the_installer_has_chosen() -> None:
