@@ -106,7 +106,7 @@ def read_compiled(text: str) -> tuple[Locked, ...]:
 def _locked(wanted: Sequence[str]) -> bytes:
     """Lock what is wanted; and where rmbus requires some of that too, whatever else of its requirements needs just that.
 
-    The rest of them comes from the host, in versions that go together.
+    The rest of what it requires comes from the host, in versions that go together.
     """
     also: set[str] = set()
     while True:

@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 from daemons import Daemon
+from uv import find_uv_bin
 from watch import family
 from wheels import make_wheel, only_from
 
 from rmbus.host.shelf import Shelf
 from rmbus.protocol.lock import Locked, encode_lock
 from rmbus.shipping.package import build_files, with_lock
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -469,3 +472,55 @@ def test_a_quota_that_is_too_small(tmp_path: Path, wheels: Path) -> None:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+VERSIONS = """
+    class Version(Node):
+        def process(self, frame):
+            import numpy
+            try:
+                import fruit
+            except ImportError:
+                return {"fruit": None, "python": list(sys.version_info[:2])}
+            return {"fruit": fruit.version, "python": list(sys.version_info[:2])}
+
+    source = Numbers()
+    plain = Version().options(name="plain", on=sys.argv[1])
+    fruit = Version().options(name="fruit", on=sys.argv[1], requirements=["fruit==1.0"])
+    show((source >> plain >> Print()) | (source >> fruit >> Print().options(name="print2")), "plain", "fruit")
+"""
+
+
+@pytest.mark.net
+@pytest.mark.timeout(300)
+def test_another_interpreter(tmp_path: Path, wheels: Path) -> None:
+    """Code of another version of Python runs on the interpreter of that version, and in an environment of that."""
+    found = [path for minor in (11, 12, 13) if minor != sys.version_info.minor and (path := works(f"python3.{minor}"))]
+    if not found:
+        pytest.skip("no other version of Python is installed")
+    other = tmp_path / "other" / "bin" / "python"
+    uv = find_uv_bin()
+    subprocess.run([uv, "venv", "-q", "--python", found[0], str(tmp_path / "other")], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "--python", str(other), "-e", str(ROOT)], check=True)
+    with Daemon(tmp_path, "--python", str(other), env=only_from(wheels)) as host:
+        done = host.script(write(tmp_path, VERSIONS), python=str(other))
+        seen = sorted((str(each["fruit"]), *each["python"]) for each in results(done))
+        assert [each[0] for each in seen] == ["1.0", "None"]
+        assert len({each[1:] for each in seen} - {sys.version_info[:2]}) == 1
+        told = json.loads(done.stdout)
+        assert told["plain"][:2] == [False, f"cpython-{seen[0][1]}.{seen[0][2]}, as {other}"]
+        again = host.script(write(tmp_path, VERSIONS))
+        assert {tuple(each["python"]) for each in results(again)} == {sys.version_info[:2]}
+
+
+def works(*names: str) -> str | None:
+    """Return the real path of the first of these interpreters that runs."""
+    for name in names:
+        try:
+            done = subprocess.run(
+                [name, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return done.stdout.strip()
+    return None

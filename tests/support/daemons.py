@@ -61,10 +61,12 @@ class Daemon:
             raise AssertionError(f"no host: {line!r}")
         self.address = next(word for word in line.split() if word.startswith("tcp://"))
 
-    def script(self, path: Path, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def script(
+        self, path: Path, *arguments: str, timeout_s: float = 60.0, python: str = sys.executable
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script of the user's to its end."""
         return subprocess.run(
-            [sys.executable, str(path), self.address, *arguments],
+            [python, str(path), self.address, *arguments],
             env=self.env,
             capture_output=True,
             text=True,
