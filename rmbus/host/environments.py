@@ -150,6 +150,7 @@ class Environments:
         self._prepared = {name: self._look_at(name, path) for name, path in (prepared or {}).items()}
         self._working: dict[str, _Builder] = {}
         self._waiting: dict[str, tuple[Task, Interpreter, int, list[Waiter]]] = {}
+        self._linked: set[str] = set()
         self._closed = False
 
     @functools.cached_property
@@ -246,10 +247,12 @@ class Environments:
     def _beside(self, interpreter: Interpreter) -> str:
         """Return the folder of modules with rmbus in it, of links to where an interpreter has them."""
         folder = self._folder.path / f"beside-{interpreter.tag}"
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
+        if interpreter.tag not in self._linked:
+            folder.mkdir(mode=0o700, exist_ok=True)
             for name, place in interpreter.links.items():
-                (folder / name).symlink_to(place)
+                if not (folder / name).is_symlink():
+                    (folder / name).symlink_to(place)
+            self._linked.add(interpreter.tag)
         return str(folder)
 
     # --- locked ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import platform
 import re
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -104,7 +103,7 @@ def read_compiled(text: str) -> tuple[Locked, ...]:
 
 
 def _locked(wanted: Sequence[str]) -> bytes:
-    """Lock what is wanted; and where rmbus requires some of that too, whatever else of its requirements needs just that.
+    """Lock what is wanted; and where rmbus requires some of that too, whatever of its requirements depends on it.
 
     The rest of what it requires comes from the host, in versions that go together.
     """
@@ -124,6 +123,8 @@ def _locked(wanted: Sequence[str]) -> bytes:
 
 def _compiled(requirements: Sequence[str], wanted: Sequence[str]) -> str:
     """Return the installer's choice, in its own form."""
+    import tempfile  # here, because it takes long to import
+
     with tempfile.TemporaryDirectory(prefix="rmbus-lock-") as aside:
         ours = Path(aside, "ours.txt")
         ours.write_text("".join(f"{each}\n" for each in own_requirements()), encoding="utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -163,6 +162,8 @@ def _providers(module: str) -> set[str]:
 
 
 def _toml(text: str, file: Path) -> Mapping[str, object]:
+    import tomllib  # here, because few need it
+
     try:
         value: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -524,3 +524,52 @@ def works(*names: str) -> str | None:
             continue
         return done.stdout.strip()
     return None
+
+
+REVIVED = """
+    import contextlib, os, signal
+    from rmbus import Session
+
+    class Many(Node):
+        deterministic = True
+        def process(self):
+            yield from range(20_000)
+
+    class Seen(Node):
+        def process(self, frame):
+            import fruit
+            return {"fruit": fruit.version, "pid": os.getpid()}
+
+    class New(Node):
+        pids = ()
+        def process(self, frame):
+            if frame.value["pid"] not in self.pids:
+                self.pids = (*self.pids, frame.value["pid"])
+                print("RESULT " + json.dumps(frame.value))
+
+    pipeline = Many() >> Seen().options(requirements=["fruit==1.0"]) >> New()
+    with Session(pipeline, revives=True) as session:
+        def node():
+            return session.report().node("seen")
+        while node().frames_out < 10:
+            with contextlib.suppress(TimeoutError):
+                session.wait(0.01)
+        os.kill(node().pid, signal.SIGKILL)
+        while node().state != "lost":
+            with contextlib.suppress(TimeoutError):
+                session.wait(0.01)
+        session.revive_node("seen")
+        session.wait(60)
+"""
+
+
+def test_a_node_that_is_started_anew(tmp_path: Path, wheels: Path) -> None:
+    """A node whose process has died comes back in its environment."""
+    env = {**only_from(wheels), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    script = write(tmp_path, REVIVED)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=90, check=False
+    )
+    seen = results(done)
+    assert [each["fruit"] for each in seen] == ["1.0", "1.0"]
+    assert len({each["pid"] for each in seen}) == 2
