@@ -202,8 +202,8 @@ class Environments:
         for _, _, package, _ in self._waiting.values():
             os.close(package)
         self._waiting.clear()
-        for builder in self._working.values():
-            builder.kill()
+        for builder in list(self._working.values()):
+            builder.end()
 
     def _interpreter(self, tag: str) -> Interpreter:
         return interpreters.own() if tag == self._own else self._others[tag]
@@ -373,6 +373,11 @@ class _Builder:
     def kill(self) -> None:
         """End it, and the installer with it."""
         kill_session(self._process.pid)
+
+    def end(self) -> None:
+        """End it, and see it ended."""
+        self.kill()
+        self._exited()
 
     def _late(self) -> None:
         self._is_late = True

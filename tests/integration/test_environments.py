@@ -21,9 +21,14 @@ from uv import find_uv_bin
 from watch import family
 from wheels import make_wheel, only_from
 
+from rmbus.errors import PackagingError, RmbusError
+from rmbus.host.environments import Environment, Environments, Waiter
 from rmbus.host.shelf import Shelf
+from rmbus.protocol import messages
 from rmbus.protocol.lock import Locked, encode_lock
 from rmbus.shipping.package import build_files, with_lock
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -573,3 +578,69 @@ def test_a_node_that_is_started_anew(tmp_path: Path, wheels: Path) -> None:
     seen = results(done)
     assert [each["fruit"] for each in seen] == ["1.0", "1.0"]
     assert len({each["pid"] for each in seen}) == 2
+
+
+class Asked:
+    """A host's environments without the host: what is asked for is built, and the answer is waited for."""
+
+    def __init__(self, folder: Path, wheels: Path, **limits: Any) -> None:
+        hashes = (sha256(next(wheels.glob("fruit_kernel*"))),)
+        lock = encode_lock([Locked("fruit-kernel", "1.5", hashes)])
+        (folder / "code.py").write_text("x = 1\n")
+        self.package = with_lock(build_files([folder / "code.py"]), ["fruit-kernel"], lock)
+        (folder / "package.zip").write_bytes(self.package.data)
+        self.file = folder / "package.zip"
+        self.reactor = Reactor()
+        self.run = RunFolder()
+        self.shelf = Shelf(folder / "environments")
+        self.environments = Environments(self.reactor, self.run, self.shelf.root, host="here", **limits)
+
+    def answer(self) -> Environment | RmbusError | None:
+        found: list[Environment | RmbusError | None] = []
+        start = messages.Start(
+            *("s", 0, "node", "m:C"),
+            lock=self.package.manifest.lock,
+            implementation=sys.implementation.name,
+            python=sys.version_info[:2],
+        )
+        waiter = Waiter(found.append, found.append, lambda lines, suppressed: None)
+        self.environments.obtain(start, lambda: os.open(self.file, os.O_RDONLY), waiter)
+        while not found:
+            self.reactor.serve_once(wait=True)
+        return found[0]
+
+    def close(self) -> None:
+        self.environments.close()
+        self.reactor.close()
+        self.run.remove()
+
+
+def test_a_builder_that_takes_too_long(tmp_path: Path, wheels: Path) -> None:
+    """It is ended at its limit, and whoever waits is told."""
+    asked = Asked(tmp_path, wheels, build_s=0.05)
+    try:
+        answer = asked.answer()
+        assert isinstance(answer, PackagingError)
+        assert "was not built within 0.05 s" in str(answer)
+    finally:
+        asked.close()
+
+
+def test_what_a_node_runs_on_is_kept(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a process runs on an environment, nothing collects it, whatever the quota; then it goes."""
+    for name, value in only_from(wheels).items():
+        monkeypatch.setenv(name, value)
+    asked = Asked(tmp_path, wheels)
+    try:
+        first, second = asked.answer(), asked.answer()
+        assert isinstance(first, Environment)
+        assert isinstance(second, Environment)
+        assert first.python == second.python
+        first.release()
+        first.release()
+        assert asked.shelf.collect(quota_bytes=0) == []
+        second.release()
+        assert len(asked.shelf.collect(quota_bytes=0)) == 1
+        assert not Path(first.python).exists()
+    finally:
+        asked.close()
