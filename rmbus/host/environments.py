@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,16 +19,15 @@ import attrs
 
 from rmbus.errors import HostError, PackagingError, RmbusError, UnsupportedVersion
 from rmbus.host import interpreters
+from rmbus.host.builders import Builder
 from rmbus.host.building import Task
 from rmbus.host.interpreters import Interpreter
-from rmbus.host.logs import LineLimiter
 from rmbus.host.shelf import QUOTA_BYTES, Shelf
-from rmbus.host.workers import started
 from rmbus.protocol import messages
 from rmbus.runtime import enter, visible
 from rmbus.shipping.content import python_tag
-from rmbus.transport.reactor import Reactor, Timer
-from rmbus.transport.runfolder import RunFolder, kill_session
+from rmbus.transport.reactor import Reactor
+from rmbus.transport.runfolder import RunFolder
 
 BUILD_S: Final = 600.0
 """How long a builder may take; what it has to wait for another builder counts too."""
@@ -44,7 +41,6 @@ MAX_WAITING: Final = 64
 _ABOUT: Final = (
     "import json, sys; v = sys.version_info; print(json.dumps([sys.implementation.name, *v[:2], sys.base_prefix]))"
 )
-_TAIL: Final = 200
 
 
 class Lease:
@@ -148,7 +144,7 @@ class Environments:
             if found.tag != self._own:
                 self._others.setdefault(found.tag, found)
         self._prepared = {name: self._look_at(name, path) for name, path in (prepared or {}).items()}
-        self._working: dict[str, _Builder] = {}
+        self._working: dict[str, tuple[Builder, list[Waiter]]] = {}
         self._waiting: dict[str, tuple[Task, Interpreter, int, list[Waiter]]] = {}
         self._linked: set[str] = set()
         self._closed = False
@@ -202,7 +198,7 @@ class Environments:
         for _, _, package, _ in self._waiting.values():
             os.close(package)
         self._waiting.clear()
-        for builder in list(self._working.values()):
+        for builder, _ in list(self._working.values()):
             builder.end()
 
     def _interpreter(self, tag: str) -> Interpreter:
@@ -263,7 +259,7 @@ class Environments:
         if ready is not None:
             waiter.ready(ready)
         elif key in self._working:
-            self._working[key].waiters.append(waiter)
+            self._working[key][1].append(waiter)
         elif key in self._waiting:
             self._waiting[key][3].append(waiter)
         elif len(self._waiting) >= MAX_WAITING:
@@ -308,7 +304,11 @@ class Environments:
             if not self._closed:
                 self._ended(key, interpreter, waiters, problem)
 
-        self._working[key] = _Builder(self._reactor, self._folder, task, package, waiters, ended)
+        def said(lines: list[str], suppressed: int) -> None:
+            for waiter in waiters:
+                waiter.lines([f"environment: {line}" for line in lines], suppressed)
+
+        self._working[key] = Builder(self._reactor, self._folder, task, package, said, ended), waiters
 
     def _ended(self, key: str, interpreter: Interpreter | None, waiters: Iterable[Waiter], problem: str) -> None:
         self._next()
@@ -322,102 +322,3 @@ class Environments:
             else:
                 why = problem or "it was removed again: the quota is too small"
                 waiter.failed(PackagingError(f"the environment cannot be made on the host {self._host}: {why}"))
-
-
-class _Builder:
-    """A builder at work.
-
-    Args:
-        package: a descriptor that is given away; -1: none.
-        waiters: who hears what it says; more may come.
-        ended: takes "" where it has done its work, else why not.
-    """
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        folder: RunFolder,
-        task: Task,
-        package: int,
-        waiters: list[Waiter],
-        ended: Callable[[str], None],
-    ) -> None:
-        self.waiters = waiters
-        self._reactor = reactor
-        self._told = ended
-        self._limit_s = task.limit_s
-        self._is_late = False
-        self._limiter = LineLimiter()
-        self._tail: deque[str] = deque(maxlen=_TAIL)
-        self._output, output = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._output, False)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "rmbus.host.building", json.dumps(attrs.asdict(task))],
-                stdin=package if package >= 0 else subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        finally:
-            os.close(output)
-            if package >= 0:
-                os.close(package)
-        started.add(self._process.pid)
-        folder.note_process(self._process.pid)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._timer: Timer = reactor.call_later(task.limit_s, self._late)
-        reactor.add(self._pidfd, self._exited)
-        reactor.add(self._output, self._read)
-
-    def kill(self) -> None:
-        """End it, and the installer with it."""
-        kill_session(self._process.pid)
-
-    def end(self) -> None:
-        """End it, and see it ended."""
-        self.kill()
-        self._exited()
-
-    def _late(self) -> None:
-        self._is_late = True
-        self.kill()
-
-    def _read(self) -> bool:
-        """Read once; whether there was anything."""
-        try:
-            data = os.read(self._output, 65_536)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._reactor.remove(self._output)
-        self._tell(*self._limiter.feed(data))
-        return bool(data)
-
-    def _tell(self, lines: list[str], suppressed: int) -> None:
-        self._tail.extend(lines)
-        if lines or suppressed:
-            for waiter in self.waiters:
-                waiter.lines([f"environment: {line}" for line in lines], suppressed)
-
-    def _exited(self) -> None:
-        self._timer.cancel()
-        started.discard(self._process.pid)
-        status = self._process.wait()
-        kill_session(self._process.pid)  # the installer, where the builder was killed
-        while self._read():
-            continue
-        self._tell(*self._limiter.finish())
-        for source in (self._pidfd, self._output):
-            self._reactor.remove(source)
-            os.close(source)
-        self._told(self._problem(status))
-
-    def _problem(self, status: int) -> str:
-        if status == 0:
-            return ""
-        if self._is_late:
-            return f"it was not built within {self._limit_s:g} s"
-        ended = f"the builder was killed by signal {-status}" if status < 0 else "its builder has failed"
-        said = "\n".join(self._tail)
-        return f"{ended}\n{said}" if status < 0 or not said else said

@@ -506,9 +506,7 @@ def test_ctrl_c(scripts: Scripts, who: str) -> None:
     status, said, err = script.end(timeout_s=5)
     assert (status, said) == (-signal.SIGINT, [])
     assert err.rstrip().endswith("KeyboardInterrupt")
-    told = err.count("Traceback") - err.count(
-        "During handling of the above exception"
-    )  # Python's own files catch and raise
+    told = err.count("Traceback") - err.count("During handling of the above exception")  # Python's own files catch and raise
     assert told == 1, err
 
 
