@@ -15,6 +15,7 @@ from typing import Final, Literal, cast
 from attrs import frozen
 
 from rmbus.errors import MalformedFrame, TooLarge, UnsupportedVersion
+from rmbus.protocol.lock import LOCK_PATH, MAX_LOCK_BYTES
 
 MANIFEST_VERSION: Final = 1
 
@@ -83,7 +84,7 @@ class Manifest:
         files: all files, sorted by path.
         needs: modules that must be on the host, sorted.
         requirements: distributions as they were declared, sorted.
-        lock: sha256 of the locked requirements; empty where there are none.
+        lock: sha256 of the locked requirements, which are the file at `LOCK_PATH`; empty where there are none.
         kind: an object's class with all that it needs, or files as they were named.
     """
 
@@ -101,6 +102,11 @@ class Manifest:
             raise MalformedFrame(f"a manifest's Python is like cpython-3.11, not {self.python[:40]!r}")
         if self.lock and not is_address(self.lock):
             raise MalformedFrame("a manifest's lock is empty or a sha256 in hex")
+        locked = [file for file in self.files if file.path == LOCK_PATH]
+        if self.lock != "".join(file.sha256 for file in locked):
+            raise MalformedFrame(f"a manifest's lock is not the sha256 of the package's file {LOCK_PATH}")
+        if locked and locked[0].size > MAX_LOCK_BYTES:
+            raise TooLarge(f"a package's file {LOCK_PATH}", locked[0].size, MAX_LOCK_BYTES)
         if self.kind not in ("object", "files"):
             raise MalformedFrame(f"a manifest's kind is object or files, not {self.kind!r}")
         if list(self.needs) != sorted(set(self.needs)) or list(self.requirements) != sorted(set(self.requirements)):

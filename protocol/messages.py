@@ -127,6 +127,8 @@ class Start(Message):
         topics: port to topic: outputs that are published; a name that is taken is given with the session's id.
         by_hand: no process is started: one of the user's will join with the same session and node.
         revives: the death of its process does not end what it is joined to: it may be started anew.
+        lock: sha256 of the package's locked requirements, "" where it has none; the host makes their environment first.
+        env: the name of an environment that the host's owner has prepared, instead.
     """
 
     session: str = attrs.field(validator=fields.session)
@@ -143,6 +145,8 @@ class Start(Message):
     topics: dict[str, str] = attrs.field(factory=dict[str, str], validator=fields.topics)
     by_hand: bool = False
     revives: bool = False
+    lock: str = attrs.field(default="", validator=fields.address)
+    env: str = attrs.field(default="", validator=fields.name)
 
 
 @_message("revive")

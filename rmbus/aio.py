@@ -166,14 +166,20 @@ class Bus:
         self._subscriptions.add(opened)
         return opened
 
-    async def ship(self, obj: _O, *, requirements: Sequence[str] = (), files: Sequence[str | Path] = ()) -> _O:
+    async def ship(
+        self,
+        obj: _O,
+        *,
+        requirements: Sequence[str] | None = None,
+        files: Sequence[str | Path] = (),
+        env: str | None = None,
+    ) -> _O:
         """Let the host hold an object, and return its stand-in, whose every name is awaited; see `rmbus.Bus.ship`.
 
         What is cancelled while it is awaited is stopped at the far end too.
         """
-        holding = await asyncio.to_thread(self._bus.holding)
-        about = await asyncio.to_thread(lambda: holding.ship(obj, requirements=requirements, files=files))
-        return cast("_O", make_proxy(Handle(holding, about, obj), type(obj), is_awaited=True))
+        shipped = await asyncio.to_thread(lambda: self._bus.ship(obj, requirements=requirements, files=files, env=env))
+        return cast("_O", make_proxy(handle_of(shipped), type(obj), is_awaited=True))
 
     async def attach(self, id: str) -> Any:
         """Return a stand-in for an object that another process has shipped; see `rmbus.Bus.attach`."""

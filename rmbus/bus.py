@@ -14,12 +14,12 @@ from rmbus.delivery import Delivery, latest
 from rmbus.errors import Closed, ConnectFailed, HostError, PackagingError, RmbusError
 from rmbus.joined import enter, find_bus
 from rmbus.media import Frame
-from rmbus.node import Node, node_name
+from rmbus.node import Node, declared_requirements, node_name, options_of
 from rmbus.protocol import messages
 from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
 from rmbus.proxies import handle_of, make_proxy
-from rmbus.remote import Handle, Holding, local_class
+from rmbus.remote import About, Handle, Holding, local_class
 from rmbus.runtime import inlet, outlet
 from rmbus.runtime.applying import Applied
 from rmbus.runtime.awaiting import Intake
@@ -200,13 +200,22 @@ class Bus:
 
     # --- remote objects ----------------------------------------------------------------------------------------------
 
-    def ship(self, obj: _O, *, requirements: Sequence[str] = (), files: Sequence[str | Path] = ()) -> _O:
+    def ship(
+        self,
+        obj: _O,
+        *,
+        requirements: Sequence[str] | None = None,
+        files: Sequence[str | Path] = (),
+        env: str | None = None,
+    ) -> _O:
         """Let the host hold an object, in a confined process of its own, with all the source that it needs.
 
         Args:
             obj: the object; its `initialize`, if it has one, runs there before it is used, its `cleanup` at the end.
-            requirements: distributions that its code must have there, as pip writes them.
-            files: files and folders to go along, beside those that are found.
+            requirements: distributions that its code must have there, as pip writes them; by default those of its
+                class, its script or its project, as for a node.
+            files: files, folders and local modules to go along, beside those that are found.
+            env: the name of an environment that the host's owner has prepared, instead of requirements.
 
         Returns:
             A stand-in with the names of the class, and no others: methods of every kind, properties, attributes. What
@@ -218,7 +227,8 @@ class Bus:
             the original type.
         """
         holding = self.holding()
-        handle = Handle(holding, holding.ship(obj, requirements=requirements, files=files), obj)
+        stated = getattr(obj, "requirements", None) if requirements is None else requirements
+        handle = Handle(holding, holding.ship(obj, requirements=stated, files=files, env=env), obj)
         return cast("_O", make_proxy(handle, type(obj)))
 
     def attach(self, id: str) -> Any:
@@ -319,7 +329,7 @@ class Bus:
             as `call`.
         """
         holding = self.holding()
-        handle = Handle(holding, holding.ship(Applied(node, config), name=_called(node)))
+        handle = Handle(holding, _ship_node(holding, node, config))
         try:
             for found in handle.each("emissions", items):
                 yield from found
@@ -374,7 +384,7 @@ class Bus:
         key = (node, repr(sorted((config or {}).items())))
         handle = self._kept_nodes.get(key)
         if handle is None:
-            handle = self._kept_nodes[key] = Handle(holding, holding.ship(Applied(node, config), name=_called(node)))
+            handle = self._kept_nodes[key] = Handle(holding, _ship_node(holding, node, config))
         return handle
 
     # --- for this package alone --------------------------------------------------------------------------------------
@@ -426,8 +436,18 @@ class Bus:
         return opened
 
 
-def _called(node: Node | str) -> str:
-    return node if isinstance(node, str) else node_name(node)
+def _ship_node(holding: Holding, node: Node | str, config: Mapping[str, Any] | None) -> About:
+    applied = Applied(node, config)
+    if isinstance(node, str):
+        return holding.ship(applied, requirements=(), name=node)
+    options = options_of(node)
+    return holding.ship(
+        applied,
+        requirements=declared_requirements(node),
+        files=options.files or (),
+        env=options.env,
+        name=node_name(node),
+    )
 
 
 def connect(address: str | None = None, *, key: str | None = None, timeout_s: float = 10.0) -> Bus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,7 @@ __all__ = [
     "Ports",
     "Target",
     "call_of",
+    "declared_requirements",
     "describe_ports",
     "node_name",
     "options_of",
@@ -99,7 +100,7 @@ class Options:
         on: the address of the host that runs it.
         needs, requirements: instead of those of the class.
         files: files, folders and local modules that travel with it, beside those that are found.
-        env: environment variables of its process.
+        env: the name of an environment that the host's owner has prepared.
         restart: when its process is started again.
         on_error: what happens when `process` raises.
     """
@@ -109,7 +110,7 @@ class Options:
     needs: Needs | None = None
     requirements: tuple[str, ...] | None = None
     files: tuple[str, ...] | None = None
-    env: Mapping[str, str] | None = None
+    env: str | None = None
     restart: Restart | None = None
     on_error: OnError | None = None
 
@@ -254,7 +255,7 @@ class Node:
         needs: Needs | None = None,
         requirements: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        env: str | None = None,
         restart: Restart | None = None,
         on_error: OnError | None = None,
     ) -> Self:
@@ -264,10 +265,11 @@ class Node:
             name: its name in the pipeline, by default that of the class in lower case.
             on: the address of the host that runs it.
             needs: what it asks of the host, instead of the class's.
-            requirements: Python packages that it needs, instead of the class's.
+            requirements: Python packages that it needs, instead of the class's; `()`: none, whatever the script or
+                the project states.
             files: files, folders, or names of local modules that travel with it beside those that are found, such as
                 modules that it imports by a name known only at run time.
-            env: environment variables of its process.
+            env: the name of an environment that the host's owner has prepared, instead of requirements.
             restart: when its process is started again: "never" (the default), "on-failure" or "always".
             on_error: when `process` raises, "stop" the pipeline (the default), "skip" the frame, or "restart" the node.
 
@@ -284,7 +286,7 @@ class Node:
             "needs": needs,
             "requirements": None if requirements is None else _texts(requirements),
             "files": None if files is None else _texts(files),
-            "env": None if env is None else dict(env),
+            "env": env,
             "restart": restart,
             "on_error": on_error,
         }
@@ -328,10 +330,20 @@ def options_of(node: Node) -> Options:
         name=node_name(node),
         needs=own.needs or node.needs,
         requirements=_texts(node.requirements) if own.requirements is None else own.requirements,
-        env={} if own.env is None else own.env,
         restart=own.restart or "never",
         on_error=own.on_error or "stop",
     )
+
+
+def declared_requirements(node: Node) -> tuple[str, ...] | None:
+    """Return the requirements that were stated for the node, its options before its class; None where none were."""
+    own = _own_options(node).requirements
+    if own is not None:
+        return own
+    stated = "requirements" in node.__dict__ or any(
+        "requirements" in vars(each) for each in type(node).__mro__ if each is not Node
+    )
+    return _texts(node.requirements) if stated else None
 
 
 def ports(node: Node | type[Node]) -> Ports:

@@ -138,7 +138,6 @@ def _check_supported(pipeline: Pipeline) -> None:
         asked = {
             f"restart={options.restart!r}": options.restart != "never",
             f"on_error={options.on_error!r}": options.on_error != "stop",
-            f"env={options.env!r}": bool(options.env),
             f"needs={options.needs!r}": options.needs != Needs(),
         }
         for what, is_asked in asked.items():

@@ -31,6 +31,7 @@ from rmbus.runtime.answering import Waiting
 from rmbus.runtime.caller import Answers, Caller
 from rmbus.session import print_log
 from rmbus.shipping import package, pickling, returning
+from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import Connection
 from rmbus.transport.sockets import Socket
@@ -43,9 +44,6 @@ ITEMS: Final = 16
 
 AHEAD: Final = 8
 """Calls under way at once where one method is called with many items."""
-
-START_S: Final = 60.0
-"""How long an object may take until it is there."""
 
 _NO_NAMES: Final[dict[str, Any]] = {}
 
@@ -112,15 +110,16 @@ class Holding:
         self,
         obj: object,
         *,
-        requirements: Sequence[str] = (),
+        requirements: Sequence[str] | None = None,
         files: Sequence[str | Path] = (),
+        env: str | None = None,
         name: str = "",
         instead_of: str = "",
     ) -> About:
         """Let the host hold an object, with all the source that it needs; return when it is there.
 
         Args:
-            obj: the object. requirements, files: see `rmbus.Bus.ship`.
+            obj: the object. requirements, files, env: see `rmbus.Bus.ship`.
             name: what it is called in errors, by default its class in lower case. instead_of: one that it replaces.
 
         Raises:
@@ -133,7 +132,15 @@ class Holding:
                 f"the state of {type(obj).__name__} has {len(state.data):,} bytes, and {MAX_BLOB_BYTES:,} can be sent: "
                 f"{blame}"
             )
-        built = package.build(obj, files=files, requirements=requirements, known=state.trace)
+        if env and requirements:
+            raise PackagingError(
+                f"{type(obj).__name__} is given the environment {env!r} and requirements: it takes one"
+            )
+        built = package.build(obj, files=files, known=state.trace)
+        for warning in built.warnings:
+            sys.stderr.write(f"rmbus: {name or type(obj).__name__}: {warning}\n")
+        if not env:
+            built = provide(built, requirements, elsewhere=not self._connection.shares_environment)
         self._client.upload(built.address, built.data)
         name = name or type(obj).__name__.lower()
         start = messages.Start(
@@ -142,11 +149,13 @@ class Holding:
             name=name,
             entry=f"{type(obj).__module__}:{type(obj).__qualname__}",
             address=built.address,
+            lock=built.manifest.lock,
+            env=env or "",
             implementation=sys.implementation.name,
             python=sys.version_info[:2],
         )
         self._names[start.session] = name
-        reply = self._client.request(messages.Ship(start, LEASE_S, bool(instead_of)), state.data).result(START_S)
+        reply = self._client.request(messages.Ship(start, LEASE_S, bool(instead_of)), state.data).result()
         if isinstance(reply, messages.NodeEvent):
             if reply.state == "failed":
                 raise node_error(

@@ -24,7 +24,7 @@ from rmbus.embedded import EmbeddedHost
 from rmbus.errors import Closed, HostError, NodeError, PackagingError, PipelineError, RmbusError, Stalled, node_error
 from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
-from rmbus.node import Node, options_of
+from rmbus.node import Node, declared_requirements, options_of
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
 from rmbus.protocol import messages
@@ -36,10 +36,14 @@ from rmbus.runtime import inline
 from rmbus.runtime.events import EventIntake, SessionEvents
 from rmbus.shipping import package, pickling
 from rmbus.shipping.package import Package
+from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import Socket
 
 START_TIMEOUT_S = 60.0
+BUILD_TIMEOUT_S = 900.0
+"""How much longer a start may take where an environment has to be made; the host gives up before."""
+
 SILENT_REPORTS = 3
 """A host that leaves so many questions for a report unanswered, for 2 s each, is taken for lost."""
 
@@ -75,6 +79,11 @@ class _Run:
     started: messages.Started | None = None
     status: str = "starting"
     tail: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether its host may have to make an environment first."""
+        return self.package is not None and bool(self.package.manifest.lock)
 
 
 class Session:
@@ -251,12 +260,22 @@ class Session:
             )
         for heavy in state.heavy:
             sys.stderr.write(f"rmbus: {plan.name}: {heavy}\n")
-        if plan.place == LOCAL:
+        env, declared = options_of(plan.node).env, declared_requirements(plan.node)
+        if env and declared:
+            raise PipelineError(f"{plan.name} names the environment {env!r} and requirements: it can have but one")
+        if plan.place == LOCAL and not declared:
+            if env:
+                raise PipelineError(
+                    f"{plan.name} names the environment {env!r}, which a host has prepared: give it on="
+                )
             return _Run(plan, state.data)
-        built = package.build(plan.node, files=options_of(plan.node).files or (), known=state.trace)
-        for warning in built.warnings:
+        made = package.build(plan.node, files=options_of(plan.node).files or (), known=state.trace)
+        for warning in made.warnings:
             sys.stderr.write(f"rmbus: {plan.name}: {warning}\n")
-        return _Run(plan, state.data, built)
+        if env:
+            return _Run(plan, state.data, made)
+        elsewhere = plan.place != LOCAL and not find_connection(plan.place).shares_environment
+        return _Run(plan, state.data, provide(made, declared, elsewhere=elsewhere))
 
     def _launch(self) -> None:
         for place in self._plan.places:
@@ -318,22 +337,25 @@ class Session:
                 topics={port: self._topic(plan, port) for port in plan.outputs},
                 by_hand=plan.node in self._here,
                 revives=self._revives,
+                lock=run.package.manifest.lock if run.package else "",
+                env=options_of(plan.node).env or "",
             )
             waiting.append((run, self._clients[plan.place].request(start, run.state)))
             if start.by_hand:
                 connection = self._clients[plan.place].connection
                 serve_in_thread(plan.node, connection, self.id, plan.number, self._failed_here)
+        timeout_s = START_TIMEOUT_S + (BUILD_TIMEOUT_S if any(run.is_locked for run, _ in waiting) else 0.0)
         for run, future in waiting:
-            run.started = expect(self._result(future), messages.Started)
+            run.started = expect(self._result(future, timeout_s), messages.Started)
 
-    def _result(self, future: Future[messages.Message]) -> messages.Message:
+    def _result(self, future: Future[messages.Message], timeout_s: float = START_TIMEOUT_S) -> messages.Message:
         """Wait for a reply, or for the failure that makes waiting vain."""
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         future.add_done_callback(lambda done: self._notify())
         while not future.done():
             self._pause(0.5)
             if time.monotonic() > deadline:
-                raise HostError(f"a host did not answer within {START_TIMEOUT_S:g} s")
+                raise HostError(f"a host did not answer within {timeout_s:g} s")
         return future.result()
 
     def _topic(self, plan: PlannedNode, port: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,6 +17,7 @@ from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
 from rmbus.host.parent import announce, watch_parent
 from rmbus.host.probing import choose, probe
+from rmbus.shipping.places import cache_folder
 from rmbus.shipping.store import QUOTA_BYTES
 from rmbus.transport.security import CONNECTION_FILE, Connection
 
@@ -50,6 +51,14 @@ def host(
         int,
         typer.Option("--store-quota", metavar="MB", min=1, help="What all packages may take; unused ones go first."),
     ] = QUOTA_BYTES // 1_000_000,
+    pythons: Annotated[
+        list[str] | None,
+        typer.Option("--python", metavar="PATH", help="A further interpreter with rmbus, for code of its version."),
+    ] = None,
+    prepared: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=PATH", help="An environment that nodes may name; it is used as it is."),
+    ] = None,
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
     pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
 ) -> None:
@@ -73,6 +82,9 @@ def host(
         store=store or default_store(),
         store_bytes=store_quota * 1_000_000,
         spares=spares,
+        environments=cache_folder() / "environments",
+        pythons=tuple(pythons or ()),
+        prepared=parse_prepared(prepared or ()),
     )
 
     def up(connection: Connection) -> None:
@@ -99,8 +111,22 @@ def host(
 
 def default_store() -> Path:
     """Return where a host keeps packages: `rmbus/packages` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or ""
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "rmbus" / "packages"
+    return cache_folder() / "packages"
+
+
+def parse_prepared(given: Sequence[str]) -> dict[str, Path]:
+    """Return the environments that are named on the command line.
+
+    Raises:
+        Misuse: one is not written as NAME=PATH, or a name is there twice.
+    """
+    found: dict[str, Path] = {}
+    for each in given:
+        name, equals, path = each.partition("=")
+        if not equals or not name or not path or name in found:
+            raise Misuse(f"--env {each!r}: write NAME=PATH, each name once, such as cuda-torch=/opt/cuda-torch")
+        found[name] = Path(path)
+    return found
 
 
 def check_listen(address: str, keys: tuple[str, ...]) -> None:

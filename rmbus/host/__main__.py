@@ -10,6 +10,7 @@ import attrs
 from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.levels import Level
 from rmbus.host.parent import announce, watch_parent
+from rmbus.shipping.places import cache_folder
 from rmbus.transport.security import Connection
 
 
@@ -30,7 +31,10 @@ def main() -> None:
         if not announce(given.announce, json.dumps(attrs.asdict(connection))):
             host.end()
 
-    settings = Settings(given.name, Level.TRUSTED, spares=given.spares, refill=False, embedded=True)
+    environments = cache_folder() / "environments"
+    settings = Settings(
+        given.name, Level.TRUSTED, spares=given.spares, refill=False, embedded=True, environments=environments
+    )
     host = Host(settings, on_up=up)
     on_signals(host)
     host.reactor.add(parent, host.end)

@@ -11,7 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +19,23 @@ import attrs
 import zmq
 
 import rmbus
-from rmbus.errors import HostError, TooLarge, UnsupportedVersion
+from rmbus.errors import HostError, TooLarge
 from rmbus.host import janitor
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
+from rmbus.host.environments import Environment, Environments
 from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
 from rmbus.host.hands import Bus, Hands
-from rmbus.host.jail import spawn_command
+from rmbus.host.jail import Grants, spawn_command
 from rmbus.host.levels import Level
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.objects import Objects
 from rmbus.host.packages import Packages
 from rmbus.host.sessions import HostedNode, HostedSession
+from rmbus.host.starting import Code, Place, Starting
 from rmbus.host.topics import Directory
 from rmbus.host.workers import MARK, Child, adopt_strays, started
 from rmbus.protocol import messages
@@ -46,7 +48,6 @@ from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder
 from rmbus.transport.security import Connection, KeyGuard, make_pair
 from rmbus.transport.sockets import Curve, Socket
-from rmbus.transport.umbilical import memory_file
 
 MAX_START_BYTES: Final = MAX_DATAGRAM_BYTES - 8192
 """A `start` goes on to its node within one datagram."""
@@ -70,6 +71,9 @@ class Settings:
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
         drain_s: how long running sessions may go on after SIGTERM.
         memory_bytes: shared memory that one process may have for its outputs.
+        environments: where environments are kept that were made; None: in the run folder, for this run.
+        pythons: further interpreters that packages may ask for, by path; rmbus is installed in each.
+        prepared: environments that nodes may name, by path; they are used as they are.
     """
 
     name: str
@@ -84,6 +88,9 @@ class Settings:
     embedded: bool = False
     drain_s: float = 1.0
     memory_bytes: int = QUOTA_BYTES
+    environments: Path | None = None
+    pythons: tuple[str, ...] = ()
+    prepared: Mapping[str, Path] = attrs.field(factory=dict[str, Path])
 
 
 class Host:
@@ -113,6 +120,14 @@ class Host:
         store.collect()
         self._packages = Packages(store, self.reactor)
         self._control = Control(self.reactor, self._context, self._serve, self._client_lost)
+        self._environments = Environments(
+            self.reactor,
+            self.folder,
+            settings.environments or self.folder.path / "environments",
+            host=settings.name,
+            offered=settings.pythons,
+            prepared=settings.prepared,
+        )
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway)
         self._directory = Directory()
@@ -120,7 +135,8 @@ class Host:
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
-        self._objects = Objects(self.reactor, self._wiring, self._pool.take, self._packages.start, settings.name)
+        self._starting = Starting(self._environments, self._process, self._packages.open, settings.name)
+        self._objects = Objects(self.reactor, self._wiring, self._starting, self._packages.start, settings.name)
         self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
         self._hands = Hands(
             self.reactor,
@@ -169,6 +185,8 @@ class Host:
         else:
             self._address = self._local
             self._up()
+        if not self.settings.embedded:
+            self._environments.collect()
         try:
             self.reactor.run()
         finally:
@@ -194,6 +212,7 @@ class Host:
             session.kill()
         self._objects.close()
         self._pool.close()
+        self._environments.close()
         self._hands.close()
         self.reactor.stop()
 
@@ -208,6 +227,7 @@ class Host:
             public=self._client_public.decode(),
             secret=self._client_secret.decode(),
             token=self._token,
+            prefix=sys.prefix,
         )
         connection.write(self.folder.path)
         self._on_up(connection)
@@ -235,21 +255,33 @@ class Host:
         folder.mkdir(mode=0o700)
         return folder
 
-    def _spawn(self) -> Endpoint:
+    def _spawn(self, environment: Environment | None = None) -> Endpoint:
         folder = self._endpoint_folder()
         work = self.folder.path / f"w{self._count}"
         work.mkdir(mode=0o700)
         level = self.settings.level
 
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            program = [sys.executable, "-I", "-m", "rmbus.runtime.process"]
-            argv = [*program, str(umbilical), level.word, str(folder), str(os.getpid())]
+            given = [str(umbilical), level.word, str(folder), str(os.getpid())]
+            argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", *given]
+            if environment is not None:
+                argv = environment.command(given, confined=level is Level.CONFINED, folder=str(folder))
+            grants = None if environment is None else Grants(readable=environment.readable)
             command = spawn_command(
-                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}
+                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}, grants=grants
             )
             return command.start(stdout=output, stderr=output), level
 
-        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work)
+        release = None if environment is None else environment.release
+        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work, release)
+
+    def _process(self, environment: Environment | None) -> tuple[Endpoint, bool, str]:
+        """Return a process to become a node, whether it was warm, and why it was not."""
+        if environment is not None:
+            return self._spawn(environment), False, environment.about
+        endpoint, warm = self._pool.take()
+        why = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
+        return endpoint, warm, why
 
     def _spawn_gateway(self) -> Endpoint:
         folder = self._endpoint_folder()
@@ -305,32 +337,21 @@ class Host:
         self._check_start(request)
         session = self._session(client, request.session)
         if request.node in session.nodes:
-            raise HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
+            raise self._has_node(request)
         if request.by_hand:
             self._announce(session, request, reply)
             return
-        package, hold = self._packages.start(client, request.address) if request.address else (None, None)
-        try:
-            endpoint, warm = self._pool.take()
-        except BaseException:
-            if package is not None and hold is not None:
-                os.close(package)
-                hold.close()
-            raise
-        worker = endpoint.worker
-        node = self._add_node(session, request, endpoint, warm=warm)
-        node.hold = hold
 
-        def started() -> None:
-            reason = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
-            reply(messages.Started(worker.pid, worker.level.word, warm, reason))
+        def go_on(place: Place) -> None:
+            if request.node in session.nodes:
+                raise self._has_node(request)
+            node = self._add_node(session, request, place.endpoint, warm=place.warm)
+            node.hold = place.code.hold
+            place.become(request, self.settings.name, blob, node.descriptor)
+            self._started(place, reply, place.reason)
+            self._publish(session, node)
 
-        worker.on_ready = started
-        descriptors = [memory_file("rmbus-state", blob), os.dup(node.descriptor), *([package] if package else [])]
-        worker.send(self._job(node, state=0, page=1, package=2 if package else -1), descriptors)
-        self._publish(session, node)
-        if worker.is_ready:
-            started()
+        self._find_place(client, session, request, reply, go_on)
 
     def _revive(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Revive)
@@ -349,26 +370,56 @@ class Host:
             reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
             session.tell(messages.NodeEvent(session.name, request.node, "ended"))
             return
-        package = self._packages.open(node.start.address) if node.start.address else None
-        endpoint, warm = self._pool.take()
-        endpoint.session = session.name
-        worker = endpoint.worker
-        worker.on_ready = lambda: reply(messages.Started(worker.pid, worker.level.word, warm, "started anew"))
-        descriptors = [memory_file("rmbus-state", blob), os.dup(node.descriptor), *([package] if package else [])]
-        job = self._job(node, state=0, page=1, package=2 if package else -1)
-        worker.send(attrs.evolve(job, level=worker.level.word, work=str(endpoint.work)), descriptors)
-        session.revive(node, endpoint)
-        self._attend(session, request.node, node)
-        self._publish(session, node)
+
+        def go_on(place: Place) -> None:
+            place.endpoint.session = session.name
+            place.become(node.start, self.settings.name, blob, node.descriptor)
+            session.revive(node, place.endpoint)
+            self._attend(session, request.node, node)
+            self._started(place, reply, "started anew")
+            self._publish(session, node)
+
+        self._find_place(None, session, node.start, reply, go_on)
+
+    def _find_place(
+        self,
+        client: Client | None,
+        session: HostedSession,
+        start: messages.Start,
+        reply: Reply,
+        go_on: Callable[[Place], None],
+    ) -> None:
+        """Go on with a place for a node; of one that is started anew the package is held already."""
+
+        def is_wanted() -> bool:
+            return not self._draining and self._sessions.get(session.name) is session
+
+        if not start.address:
+            code = Code()
+        elif client is None:
+            code = Code(self._packages.open(start.address))
+        else:
+            code = Code(*self._packages.start(client, start.address))
+        self._starting.find(start, code, reply, go_on, is_wanted=is_wanted, tell=session.tell)
+
+    @staticmethod
+    def _started(place: Place, reply: Reply, reason: str) -> None:
+        """Reply when the process is there."""
+        worker = place.endpoint.worker
+        worker.on_ready = lambda: reply(messages.Started(worker.pid, worker.level.word, place.warm, reason))
         if worker.is_ready:
             worker.on_ready()
+
+    def _has_node(self, request: messages.Start) -> HostError:
+        return HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
 
     def _announce(self, session: HostedSession, request: messages.Start, reply: Reply) -> None:
         """A process of the user's will join as this node."""
 
         def joined(endpoint: Endpoint) -> None:
             node = self._add_node(session, request, endpoint, warm=True)
-            endpoint.worker.send(self._job(node, page=0), [os.dup(node.descriptor)])
+            job = messages.Job(request, self.settings.name, endpoint.worker.level.word, str(endpoint.work), page=0)
+            endpoint.worker.send(job, [os.dup(node.descriptor)])
             self._publish(session, node)
             reply(messages.Started(endpoint.worker.pid, Level.TRUSTED.word, warm=True))
 
@@ -396,10 +447,6 @@ class Host:
         self._attend(session, request.node, node)
         return node
 
-    def _job(self, node: HostedNode, *, page: int, state: int = -1, package: int = -1) -> messages.Job:
-        level, work = node.worker.level.word, str(node.endpoint.work)
-        return messages.Job(node.start, self.settings.name, level, work, package=package, state=state, page=page)
-
     def _publish(self, session: HostedSession, node: HostedNode) -> None:
         if node.start.topics:
             self._directory.publish(node.endpoint, self._directory.free(node.start.topics, session.name[:8]))
@@ -412,15 +459,6 @@ class Host:
         size = len(messages.encode(request))
         if size > MAX_START_BYTES:
             raise TooLarge("what is said to start a node", size, MAX_START_BYTES)
-        self._check_python(request)
-
-    def _check_python(self, request: messages.Start) -> None:
-        ours, theirs = (sys.implementation.name, *sys.version_info[:2]), (request.implementation, *request.python)
-        if ours != theirs:
-            raise UnsupportedVersion(
-                f"the code was made by {theirs[0]} {theirs[1]}.{theirs[2]} and the host {self.settings.name} runs "
-                f"{ours[0]} {ours[1]}.{ours[2]}: run the script with that version, or the host with yours"
-            )
 
     def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Link)

@@ -48,8 +48,9 @@ class Endpoint:
         session: of the node that it is, "" for the gateway and for those that joined by topics.
     """
 
-    def __init__(self, worker: Worker, folder: Path, work: Path) -> None:
+    def __init__(self, worker: Worker, folder: Path, work: Path, release: Callable[[], None] | None = None) -> None:
         self.worker = worker
+        self._release = release
         self.folder = folder
         self.work = work
         self.inbox = folder / "in.sock"
@@ -76,7 +77,10 @@ class Endpoint:
         return self.session != "" and self.session == owner.session
 
     def remove(self) -> None:
-        """Take the sockets and the folder away."""
+        """Take the sockets and the folder away, and give back what it ran in."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
         if self._listener is not None:
             self._listener.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -12,13 +12,13 @@ from rmbus.errors import HostError
 from rmbus.host.control import Client, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint
+from rmbus.host.starting import Code, Place, Starting
 from rmbus.protocol import messages
 from rmbus.protocol.calls import CALLS, REPLIES
 from rmbus.shipping.store import Hold
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
 from rmbus.transport.reactor import Reactor, Timer
-from rmbus.transport.umbilical import memory_file
 
 MAX_OBJECTS: Final = 256
 """Objects of one host."""
@@ -40,11 +40,12 @@ class HostedObject:
         holders: the clients that hold it. callers: the processes that call it, by the port that their calls come in by.
     """
 
-    def __init__(self, start: messages.Start, lease_s: float, endpoint: Endpoint, *, warm: bool) -> None:
-        self.start, self.endpoint, self.warm = start, endpoint, warm
+    def __init__(self, start: messages.Start, lease_s: float, place: Place) -> None:
+        self.start, self.endpoint = start, place.endpoint
+        self.warm, self.reason = place.warm, place.reason
         self.lease_s = min(max(lease_s, 0.0), MAX_LEASE_S)
         self.lease: Timer | None = None
-        self.hold: Hold | None = None
+        self.hold = place.code.hold
         self.state = "starting"
         self.names: dict[str, str] = {}
         self.holders: set[Client] = set()
@@ -61,9 +62,8 @@ class HostedObject:
     def held(self) -> messages.Held:
         """Return what a client is told that holds it."""
         worker, start = self.endpoint.worker, self.start
-        reason = "" if self.warm else "no spare process was ready"
         return messages.Held(
-            self.id, start.name, start.entry, worker.pid, worker.level.word, self.warm, self.names, reason
+            self.id, start.name, start.entry, worker.pid, worker.level.word, self.warm, self.names, self.reason
         )
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Objects:
     """All of a host's objects.
 
     Args:
-        take: gives a process that is to be one, and whether it was warm.
+        starting: finds the processes that are to be objects.
         open_package: gives the descriptor of a package that a client has sent, and what keeps the package here.
         host: the host's name.
     """
@@ -88,14 +88,14 @@ class Objects:
         self,
         reactor: Reactor,
         wiring: Wiring,
-        take: Callable[[], tuple[Endpoint, bool]],
+        starting: Starting,
         open_package: Callable[[Client, str], tuple[int, Hold]],
         host: str,
     ) -> None:
         self._reactor, self._wiring = reactor, wiring
-        self._take, self._open_package, self._host = take, open_package, host
+        self._starting, self._open_package, self._host = starting, open_package, host
         self._objects: dict[str, HostedObject] = {}
-        self._coming: dict[str, HostedObject] = {}
+        self._coming: dict[str, HostedObject | Client] = {}  # a client, as long as it has no process
 
     def __len__(self) -> int:
         return len(self._objects) + len(self._coming)
@@ -104,34 +104,42 @@ class Objects:
 
     def ship(self, client: Client, request: messages.Ship, state: bytes, reply: Reply) -> None:
         """Start an object's process; the reply comes when the object is there, or why it is not."""
-        name = request.start.session
+        start, name = request.start, request.start.session
         if not name or name in self._coming or (name in self._objects) != request.replaces:
             there = "is there already" if name in self._objects else "is being shipped" if name else "has no id"
             raise self._error(f"object {name} {there if not request.replaces else 'is not there to be replaced'}")
         if len(self) >= MAX_OBJECTS:
             raise self._error(f"there are {MAX_OBJECTS} objects here already: release some")
-        package, hold = self._open_package(client, request.start.address) if request.start.address else (None, None)
-        endpoint, warm = self._take()
-        endpoint.session = name
-        obj = self._coming[name] = HostedObject(request.start, request.lease_s, endpoint, warm=warm)
+        code = Code(*self._open_package(client, start.address)) if start.address else Code()
+        self._coming[name] = client
+
+        def go_on(place: Place) -> None:
+            self._begin(client, request, state, reply, place)
+
+        def refuse(message: messages.Message) -> None:
+            self._coming.pop(name, None)
+            reply(message)
+
+        def is_wanted() -> bool:
+            return self._coming.get(name) is client
+
+        try:
+            self._starting.find(start, code, refuse, go_on, is_wanted=is_wanted, tell=client.tell)
+        except BaseException:
+            self._coming.pop(name, None)
+            raise
+
+    def _begin(self, client: Client, request: messages.Ship, state: bytes, reply: Reply, place: Place) -> None:
+        endpoint = place.endpoint
+        endpoint.session = request.start.session
+        obj = HostedObject(request.start, request.lease_s, place)
+        self._coming[obj.id] = obj
         obj.holders.add(client)
-        obj.hold = hold
         worker = endpoint.worker
         worker.on_message = partial(self._said, obj, reply)
         worker.on_exit = partial(self._exited, obj, reply)
         worker.on_lines = partial(self._printed, obj)
-        code = [] if package is None else [package]
-        job = messages.Job(
-            request.start,
-            self._host,
-            worker.level.word,
-            str(endpoint.work),
-            package=2 if code else -1,
-            state=0,
-            page=1,
-            holds=True,
-        )
-        worker.send(job, [memory_file("rmbus-state", state), os.dup(obj.descriptor), *code])
+        place.become(request.start, self._host, state, obj.descriptor, holds=True)
 
     def attach(self, client: Client, request: messages.AttachObject, reply: Reply) -> None:
         """A client holds an object too."""
@@ -167,7 +175,8 @@ class Objects:
 
     def client_lost(self, client: Client) -> None:
         """A client has gone: what nobody holds any more has its lease left."""
-        for obj in [*self._objects.values(), *self._coming.values()]:
+        self._coming = {name: each for name, each in self._coming.items() if each is not client}
+        for obj in self._all():
             if client in obj.holders:
                 obj.holders.discard(client)
                 if not obj.holders and obj.state == "ready":
@@ -177,7 +186,7 @@ class Objects:
 
     def close(self) -> None:
         """End all of them, now."""
-        for obj in [*self._objects.values(), *self._coming.values()]:
+        for obj in self._all():
             obj.state = "ending" if obj.state == "ready" else obj.state
             obj.endpoint.worker.kill()
 
@@ -255,11 +264,15 @@ class Objects:
         if obj.state != "failed":
             state = "released" if obj.state == "ending" else "lost"
             self._tell_callers(obj, messages.NodeEvent(obj.id, 0, state, status=status))
-        for known in (self._objects, self._coming):
-            if known.get(obj.id) is obj:
-                del known[obj.id]
+        if self._objects.get(obj.id) is obj:
+            del self._objects[obj.id]
+        if self._coming.get(obj.id) is obj:
+            del self._coming[obj.id]
         self._wiring.ended(obj.endpoint, died=True)
         obj.close()
+
+    def _all(self) -> list[HostedObject]:
+        return [*self._objects.values(), *(each for each in self._coming.values() if isinstance(each, HostedObject))]
 
     @staticmethod
     def _end_lease(obj: HostedObject) -> None:

@@ -85,6 +85,23 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def verified() -> dict[str, str]:
+    """Ask the kernel, rather than ourselves, what this process is under.
+
+    Raises:
+        ConfinementError: no_new_privs, seccomp or the loss of capabilities is missing.
+    """
+    with open("/proc/self/status", "rb") as status:
+        facts = status.read()
+    wanted = {b"NoNewPrivs": b"1", b"Seccomp": b"2", b"CapEff": b"0" * 16, b"CapPrm": b"0" * 16}
+    missing = [name.decode() for name, value in wanted.items() if b"\n%s:\t%s\n" % (name, value) not in facts]
+    if missing:
+        raise ConfinementError(
+            f"this process is not confined as it should be, see /proc/self/status: {', '.join(missing)}"
+        )
+    return {"no_new_privs": "yes", "seccomp": "allow-list", "capabilities": "none"}
+
+
 def _trusted(readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool) -> dict[str, str]:
     _limit(resource.RLIMIT_CORE, _NO_CORE)
     return {"core": "no dumps"}
@@ -111,7 +128,7 @@ def _confined(readable: Sequence[str], writable: Sequence[str], limits: Limits, 
     seccomp.install(seccomp.compile_filter(policy, kernel.machine()))
     return {
         **said,
-        **_verified(),
+        **verified(),
         "files": f"Landlock {known}: the interpreter read-only, {', '.join(writable) or 'nothing'} writable",
         "network": "granted" if network else "none: no internet sockets",
         "signals": "kept in by Landlock" if scoped else "to itself only",
@@ -127,7 +144,7 @@ def _jail(readable: Sequence[str], writable: Sequence[str], limits: Limits, netw
     said = _limits(limits, count_processes=not by_root and _kernel() >= _COUNTS_BY_NAMESPACE)
     return {
         **said,
-        **_verified(),
+        **verified(),
         "files": "own mount namespace, root read-only, private /tmp",
         "network": "granted" if network else "none: own empty namespace",
         "signals": "own pid namespace",
@@ -159,23 +176,6 @@ def _limit(which: int, wanted: int) -> int:
     value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(which, (value, value))
     return value
-
-
-def _verified() -> dict[str, str]:
-    """Ask the kernel, rather than ourselves, what this process is under.
-
-    Raises:
-        ConfinementError: no_new_privs, seccomp or the loss of capabilities is missing.
-    """
-    with open("/proc/self/status", "rb") as status:
-        facts = status.read()
-    wanted = {b"NoNewPrivs": b"1", b"Seccomp": b"2", b"CapEff": b"0" * 16, b"CapPrm": b"0" * 16}
-    missing = [name.decode() for name, value in wanted.items() if b"\n%s:\t%s\n" % (name, value) not in facts]
-    if missing:
-        raise ConfinementError(
-            f"this process is not confined as it should be, see /proc/self/status: {', '.join(missing)}"
-        )
-    return {"no_new_privs": "yes", "seccomp": "allow-list", "capabilities": "none"}
 
 
 def _kernel() -> tuple[int, int]:

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -167,10 +167,11 @@ class ObjectLoop(Ends):
         """Answer with what a call has given, or when it has."""
         if isinstance(outcome, Awaitable):
             limit_s = request.limit_ms / 1000 or None
-            awaited = self._await(key, cast("Awaitable[Any]", outcome), limit_s, request)
-            self._tasks[key] = self._loop.create_task(awaited)
+            awaitable: Awaitable[Any] = outcome
+            self._tasks[key] = self._loop.create_task(self._await(key, awaitable, limit_s, request))
         elif isinstance(outcome, Iterator | AsyncIterator) and request.word == "call":
-            self._begin_flow(key, cast("Iterator[Any] | AsyncIterator[Any]", outcome), request)
+            steps: Iterator[Any] | AsyncIterator[Any] = outcome
+            self._begin_flow(key, steps, request)
         else:
             self._answer_with(key, "value", outcome)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
-from rmbus.runtime import confine
+from rmbus.runtime import confine, enter
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
 from rmbus.runtime.orders import wire
 from rmbus.transport.counters import Page
@@ -189,11 +190,7 @@ def _order(call: Callable[..., object], *given: object) -> Callable[[], object]:
 def main() -> None:
     """Become a spare process, then a node."""
     umbilical = Umbilical(socket.socket(fileno=int(sys.argv[1])))
-    level, folder, parent = sys.argv[2], sys.argv[3], int(sys.argv[4])
-    if level != "jail":
-        confine.die_with_parent(parent)
-    work = os.environ.get("TMPDIR", folder)
-    in_force = confine.apply(level, readable=[folder], writable=[work])
+    in_force = _confine(level=sys.argv[2], folder=sys.argv[3], parent=int(sys.argv[4]))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
     for module in READY:
         importlib.import_module(module)
@@ -205,6 +202,16 @@ def main() -> None:
     if not isinstance(job, messages.Job):
         raise RmbusError(f"a spare process does not take {job.tag!r} messages")
     os._exit(_serve(umbilical, job, descriptors))  # threads that the user's code has left do not keep the process
+
+
+def _confine(level: str, folder: str, parent: int) -> dict[str, str]:
+    """Put this process under its level; it may be so already, see `rmbus.runtime.enter`. Return what is in force."""
+    told = os.environ.pop(enter.IN_FORCE, "")
+    if told and level == "confined":
+        return {**json.loads(told), **confine.verified()}
+    if level != "jail":
+        confine.die_with_parent(parent)
+    return confine.apply(level, readable=[folder], writable=[os.environ.get("TMPDIR", folder)])
 
 
 def _serve(umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> int:

@@ -37,9 +37,9 @@ def interpreter_paths() -> tuple[str, ...]:
     for prefix in prefixes | {os.path.realpath(prefix) for prefix in prefixes}:
         found += _of_prefix(prefix)
     found += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    found += _executable()
+    found += chain(sys.executable)
     found += _own_packages()
-    return _outermost(found)
+    return outermost(found)
 
 
 def _of_prefix(prefix: str) -> list[str]:
@@ -50,10 +50,9 @@ def _of_prefix(prefix: str) -> list[str]:
     return [path for part in parts if os.path.lexists(path := os.path.join(prefix, part))]
 
 
-def _executable() -> list[str]:
-    """Return each step of the chain of links from sys.executable to the real interpreter."""
+def chain(path: str) -> list[str]:
+    """Return each step of the chain of links from an interpreter to the real program."""
     steps: list[str] = []
-    path = sys.executable
     while path and path not in steps:
         steps.append(path)
         if os.path.islink(path):
@@ -68,7 +67,8 @@ def _own_packages() -> list[str]:
     return [own, os.path.realpath(own), *(os.path.realpath(link) for link in links)]
 
 
-def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+def outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the paths that exist, without those inside others, or inside /usr."""
     kept: list[str] = []
     for path in sorted({os.path.normpath(path) for path in paths if os.path.exists(path)}):
         if not any(_inside(path, folder) for folder in ("/usr", *kept)):

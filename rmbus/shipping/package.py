@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from rmbus.errors import PackagingError, ProtocolError
+from rmbus.protocol.lock import LOCK_PATH
 from rmbus.protocol.manifest import MAX_FILES, MAX_PACKAGE_BYTES, FileEntry, Kind, Manifest, Need
-from rmbus.shipping.content import pack_content, python_tag, show_size
+from rmbus.shipping.content import pack_content, python_tag, read_content, show_size
 from rmbus.shipping.datafiles import DataFiles
 from rmbus.shipping.declared import Declared, FilePath, read_declared
 from rmbus.shipping.imports import Closure, Root, find_imports
@@ -114,6 +115,33 @@ def build_files(
     declared = read_declared(files, homes[0][0], path)
     closure = find_imports([*roots, *declared.roots], path=path)
     return _package(homes[0][1], "files", closure, declared, requirements, exclude)
+
+
+def with_lock(package: Package, requirements: Sequence[str], lock: bytes) -> Package:
+    """Return the package with locked requirements in it, which are a part of its address.
+
+    Args:
+        package: a package without.
+        requirements: as they were written.
+        lock: what they were locked to, in canonical form.
+
+    Raises:
+        PackagingError: with them a limit is passed.
+    """
+    _, files = read_content(memoryview(package.data))
+    contents = {path: bytes(data) for path, data in files.items()} | {LOCK_PATH: lock}
+    digest = hashlib.sha256(lock).hexdigest()
+    entries = sorted((*package.manifest.files, FileEntry(LOCK_PATH, digest, len(lock))))
+    try:
+        manifest = evolve(
+            package.manifest,
+            files=tuple(entries),
+            requirements=tuple(sorted({*package.manifest.requirements, *requirements})),
+            lock=digest,
+        )
+        return evolve(package, manifest=manifest, data=pack_content(manifest, contents))
+    except ProtocolError as error:
+        raise PackagingError(f"{package.manifest.entry} cannot be shipped: {error}") from error
 
 
 def _package(

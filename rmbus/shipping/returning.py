@@ -17,7 +17,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import numpy as np
@@ -90,8 +90,8 @@ def load(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
-        cls: type[Any] = type(obj)
+    def reducer_override(self, obj: object) -> Any:
+        cls = cast("type[Any]", type(obj))
         if isinstance(obj, _CODE):
             if _is_plain(obj) or obj in _MAKERS.values():
                 return NotImplemented

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 
 def content_of(obj: Any) -> Any:
@@ -18,7 +18,7 @@ def take_content(obj: Any, state: Any) -> None:
         if callable(take):
             take(state)
             return
-    parts: tuple[Any, ...] = (*cast("tuple[Any, ...]", state),) if isinstance(state, tuple) else (state, None)
+    parts: tuple[Any, ...] = state if isinstance(state, tuple) else (state, None)
     attributes: dict[str, Any] = parts[0] or {}
     slots: dict[str, Any] = parts[1] or {}
     if hasattr(obj, "__dict__"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import attrs
@@ -36,6 +37,7 @@ class Connection:
         address: `tcp://…` or `ipc://…`. server: the host's public key. public, secret: the client's pair.
         identity: unique to this run of the host. pid: its process. name: what it is called.
         local: the `ipc` address for clients on this machine. token: shown by processes that join by `host.sock`.
+        prefix: of its interpreter: where that is the client's too, they have one environment.
     """
 
     address: str
@@ -47,6 +49,7 @@ class Connection:
     server: str = ""
     public: str = ""
     secret: str = attrs.field(default="", repr=False)
+    prefix: str = ""
 
     @property
     def curve(self) -> Curve | None:
@@ -54,6 +57,11 @@ class Connection:
         if not self.server:
             return None
         return Curve(self.public.encode(), self.secret.encode(), self.server.encode())
+
+    @property
+    def shares_environment(self) -> bool:
+        """Whether the host's environment is that of this process: what is installed here is there."""
+        return bool(self.local) and self.prefix == sys.prefix
 
     @property
     def host_socket(self) -> Path | None:

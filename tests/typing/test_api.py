@@ -111,7 +111,7 @@ def test_options_return_the_node() -> None:
         on="tcp://host:7700",
         needs=Needs(gpus=1, network=("a:1",)),
         requirements=["torch"],
-        env={"A": "1"},
+        env="cuda",
         restart="always",
         on_error="skip",
     )

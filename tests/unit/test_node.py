@@ -226,14 +226,14 @@ def test_options() -> None:
 
     node = Model()
     assert node.options(on="tcp://host:7700", restart="on-failure") is node
-    node.options(on_error="skip", env={"A": "1"})
+    node.options(on_error="skip", env="cuda")
     options = options_of(node)
     assert (options.name, options.on, options.restart, options.on_error) == (
         "model", "tcp://host:7700", "on-failure", "skip",
     )  # fmt: skip
     assert options.needs == Needs(gpus=1)
     assert options.requirements == ("torch",)
-    assert options.env == {"A": "1"}
+    assert options.env == "cuda"
     node.options(needs=Needs(), requirements=["numpy"])
     assert options_of(node).needs == Needs()
     assert options_of(node).requirements == ("numpy",)
@@ -243,7 +243,7 @@ def test_options() -> None:
 def test_options_of_a_fresh_node() -> None:
     """What nobody has set has its default."""
     options = options_of(Plain())
-    assert (options.on, options.restart, options.on_error, options.env) == (None, "never", "stop", {})
+    assert (options.on, options.restart, options.on_error, options.env) == (None, "never", "stop", None)
 
 
 @pytest.mark.parametrize(

@@ -337,14 +337,15 @@ def test_not_a_python_file(tmp_path: Path) -> None:
 
 # --- the manifest ---------------------------------------------------------------------------------------------------
 
+LOCK = FileEntry(".rmbus/requirements.lock", "1" * 64, 9)
 ENTRY = FileEntry("a/b.py", "0" * 64, 3)
-GOOD = Manifest("m:C", "cpython-3.11", (ENTRY,), (Need("cv2", "m", "m.py", 3),), ("attrs",), "1" * 64)
+GOOD = Manifest("m:C", "cpython-3.11", (LOCK, ENTRY), (Need("cv2", "m", "m.py", 3),), ("attrs",), "1" * 64)
 
 
 def test_manifest_round_trip() -> None:
     """The canonical form decodes to the same value, and the address is a fixed function of it."""
     assert decode_manifest(GOOD.encode()) == GOOD
-    assert GOOD.address == "e69333a5fee7106c27a7b56afe53a2166829502da67d655e9986ec876e203c63"
+    assert GOOD.address == "5523e9d6a096271778787c92d8919ef148c4cb1e64e43bcafe455b4868f893e1"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""How a process comes to an environment that others have filled.
+
+Where it has no jail around it, it confines itself first, on the host's own interpreter, and then becomes that of the
+environment: an interpreter runs what lies in its folder of modules (`.pth` files, a `sitecustomize`) as it starts, and
+what is on its path would be imported by the very code that confines.
+
+Started by a host as `python -m rmbus.runtime.enter PARENT READABLE… -- PROGRAM…`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from rmbus.runtime import confine
+
+IN_FORCE: Final = "RMBUS_IN_FORCE"
+"""The environment variable that tells the next program what is in force."""
+
+BOOT: Final = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from rmbus.runtime.process import main; main()"  # behind all others
+)
+
+
+def command(
+    python: str, beside: str, given: Sequence[str], *, confined: bool, parent: int, readable: Sequence[str]
+) -> list[str]:
+    """Return the command line of a node's process in an environment.
+
+    Args:
+        python: the environment's interpreter.
+        beside: a folder of modules that comes behind the environment's own: rmbus, and what that requires.
+        given: the arguments of `rmbus.runtime.process`.
+        confined: whether the process has to confine itself before.
+        parent: the process that it ends with.
+        readable: what it may read then, beside the host's own interpreter.
+    """
+    program = [python, "-I", "-c", BOOT, beside, *given]
+    if not confined:
+        return program
+    return [sys.executable, "-I", "-m", "rmbus.runtime.enter", str(parent), *readable, "--", *program]
+
+
+def main() -> None:
+    """Confine this process, and become the next program."""
+    place = sys.argv.index("--")
+    parent, *readable = sys.argv[1:place]
+    confine.die_with_parent(int(parent))
+    in_force = confine.apply("confined", readable=readable, writable=[os.environ["TMPDIR"]])
+    program = sys.argv[place + 1 :]
+    os.execve(program[0], program, {**os.environ, IN_FORCE: json.dumps(in_force)})
+
+
+if __name__ == "__main__":
+    main()
