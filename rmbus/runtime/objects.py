@@ -8,10 +8,11 @@ an edge of its own to the object and one from it.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 
@@ -165,13 +166,11 @@ class ObjectLoop(Ends):
 
     def _give(self, key: Key, outcome: Any, request: Request) -> None:
         """Answer with what a call has given, or when it has."""
-        if isinstance(outcome, Awaitable):
+        if inspect.isawaitable(outcome):
             limit_s = request.limit_ms / 1000 or None
-            awaitable: Awaitable[Any] = outcome
-            self._tasks[key] = self._loop.create_task(self._await(key, awaitable, limit_s, request))
-        elif isinstance(outcome, Iterator | AsyncIterator) and request.word == "call":
-            steps: Iterator[Any] | AsyncIterator[Any] = outcome
-            self._begin_flow(key, steps, request)
+            self._tasks[key] = self._loop.create_task(self._await(key, outcome, limit_s, request))
+        elif _gives_items(outcome) and request.word == "call":
+            self._begin_flow(key, outcome, request)
         else:
             self._answer_with(key, "value", outcome)
 
@@ -408,6 +407,10 @@ class ObjectLoop(Ends):
 
 _ENDS: Final = (Kind.EOS, Kind.ERROR)
 _END: Final = object()
+
+
+def _gives_items(outcome: object) -> TypeGuard[Iterator[Any] | AsyncIterator[Any]]:
+    return isinstance(outcome, Iterator | AsyncIterator)
 
 
 def _close(steps: Any) -> None:

@@ -97,7 +97,7 @@ class _Pickler(pickle.Pickler):
                 return NotImplemented
             raise pickle.PicklingError(f"{obj!r:.100} is code, and what comes back is values")
         if cls is np.ndarray:
-            return whole(obj)
+            return whole(cast("np.ndarray[Any, Any]", obj))
         if isinstance(obj, enum.Enum):
             return _member, (cls.__module__, cls.__qualname__, obj.name)
         if _is_plain(cls) or not _is_told_by_state(cls):

@@ -18,9 +18,9 @@ def take_content(obj: Any, state: Any) -> None:
         if callable(take):
             take(state)
             return
-    parts: tuple[Any, ...] = state if isinstance(state, tuple) else (state, None)
-    attributes: dict[str, Any] = parts[0] or {}
-    slots: dict[str, Any] = parts[1] or {}
+    has_slots = issubclass(type(state), tuple)
+    attributes: dict[str, Any] = (state[0] if has_slots else state) or {}
+    slots: dict[str, Any] = (state[1] if has_slots else None) or {}
     if hasattr(obj, "__dict__"):
         obj.__dict__.clear()
         obj.__dict__.update(attributes)
