@@ -39,6 +39,10 @@ class Resting(CooperativeLoop):
         self._is_over = self._settles and (found or self._is_over)
         return found
 
+    @staticmethod
+    def is_due(look: int) -> bool:
+        return True
+
     async def _advance(self) -> bool:
         return False
 
@@ -54,7 +58,7 @@ async def test_what_is_served_on_the_way_to_waiting_is_looked_at() -> None:
     loop.reactor.close()
 
 
-@pytest.mark.parametrize("looks", [[True], [False, True]], ids=["around", "before it waits"])
+@pytest.mark.parametrize("looks", [[False, True], [False, False, True]], ids=["around", "before it waits"])
 async def test_the_end_is_seen_wherever_the_last_acknowledgement_is_served(looks: list[bool]) -> None:
     """While it looks around before it does something, and as it is about to wait."""
     loop = Resting(looks, settles=True)
