@@ -75,9 +75,7 @@ def _import_of(modules: Sequence[str]) -> Callable[..., Any]:
     def guarded_import(
         name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] = (), level: int = 0
     ) -> Any:
-        if (
-            type(fromlist) is list
-        ):  # not written in the code: a library in C imports what it needs (`strptime`, pickles)
+        if type(fromlist) is list:  # not the code, but a library in C that needs it (`strptime`, pickles)
             return __import__(name, globals, locals, fromlist, level)
         parts = name.split(".")
         if level or not any(".".join(parts[:end]) in allowed for end in range(1, len(parts) + 1)):

@@ -40,7 +40,7 @@ class CooperativeLoop(NodeLoop):
         try:
             while not self.is_over:
                 await self._look_around()
-                if not await self._advance():
+                if not await self._advance() and not self.is_over:
                     await self._pause(State.WAITING)
             self._set_state(State.ENDED, now_ns())
         finally:
@@ -134,13 +134,14 @@ class CooperativeLoop(NodeLoop):
         self._woken.set()
 
     def _serve(self) -> None:
-        before = len(self._inbox)
+        """Take in what has come; if anything has, whoever waits looks anew at what he waits for."""
+        before, served = len(self._inbox), False
         try:
-            self._look()
+            served = self._look()
         except BaseException as error:  # noqa: BLE001  # raised by `_advance`, in the task that everybody waits for
             self._failed_in_loop(error)
         self._looked = now_ns()
-        if len(self._inbox) != before:
+        if served or len(self._inbox) != before:
             self._woken.set()
 
     def _failed_in_loop(self, error: BaseException) -> None:

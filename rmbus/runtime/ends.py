@@ -188,12 +188,17 @@ class Ends(ABC):
 
     # --- lanes -------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Take in all that has come, before the next thing is done: a new turn overtakes what is still on its lane."""
-        self.reactor.serve_once(wait=False)
+    def _look(self) -> bool:
+        """Take in all that has come, before the next thing is done: a new turn overtakes what is still on its lane.
+
+        Returns:
+            Whether there was anything but frames.
+        """
+        served = self.reactor.serve_once(wait=False)
         for link in self._inputs:
             if link.edge in self._lanes_in:
                 self._read_out(link, self._lanes_in[link.edge])
+        return served
 
     def _receive(self) -> None:
         receiver = self._receiver

@@ -112,11 +112,12 @@ class Reactor:
         while not self._stopping:
             self.serve_once(wait=True)
 
-    def serve_once(self, *, wait: bool) -> None:
-        """Make one round: run what is due; with `wait`, until something is."""
+    def serve_once(self, *, wait: bool) -> bool:
+        """Make one round: run what is due; with `wait`, until something is. Whether anything was."""
         served = self._serve_sockets() if self._sockets else False
         self._is_stale = False
         for descriptor, events in self._epoll.poll(self._timeout_s() if wait and not served else 0):
+            served = True
             if self._is_stale:
                 break  # a number may have been given away and be another's by now; what is left is told again
             if events & select.EPOLLOUT and descriptor in self._writers:
@@ -125,8 +126,7 @@ class Reactor:
             callback = self._readers.get(descriptor)  # an earlier callback of this round may have removed it
             if callback is not None and events & ~select.EPOLLOUT:
                 callback()
-        if self._timers:
-            self._run_timers()
+        return self._run_timers() or served if self._timers else served
 
     def _serve_sockets(self) -> bool:
         """Call back for each ZeroMQ socket that has something; whether any had."""
@@ -151,12 +151,15 @@ class Reactor:
             heapq.heappop(timers)
         return max(0.0, timers[0][0] - time.monotonic()) if timers else None
 
-    def _run_timers(self) -> None:
-        now = time.monotonic()
+    def _run_timers(self) -> bool:
+        """Call back for each timer whose time has come; whether there was one."""
+        now, ran = time.monotonic(), False
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
+                ran = True
                 timer.callback()
+        return ran
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)

@@ -288,6 +288,24 @@ def test_a_timer_may_set_a_timer(reactor: Reactor, clock: Clock) -> None:
     assert len(called) == 3
 
 
+def test_a_round_says_whether_it_served_anything(reactor: Reactor, pipe: tuple[int, int], clock: Clock) -> None:
+    """A descriptor, a call from elsewhere, a timer; not one that is cancelled, and not nothing."""
+    reader, writer = pipe
+    reactor.add(reader, lambda: os.read(reader, 1))
+    assert not reactor.serve_once(wait=False)
+    os.write(writer, b"x")
+    assert reactor.serve_once(wait=False)
+    reactor.call_soon(lambda: None)
+    assert reactor.serve_once(wait=False)
+    reactor.call_later(1.0, lambda: None)
+    reactor.call_later(1.0, lambda: None).cancel()
+    assert not reactor.serve_once(wait=False)
+    clock.now += 1.001
+    assert reactor.serve_once(wait=False)
+    reactor.call_later(0.0, lambda: None).cancel()
+    assert not reactor.serve_once(wait=False)
+
+
 def test_how_long_it_waits(epoll: Epoll, clock: Clock) -> None:
     """For ever without timers; else to the next that is not cancelled, and never short of it: that were a busy wait."""
     reactor = Reactor()
