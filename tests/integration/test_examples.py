@@ -54,6 +54,23 @@ def test_examples_are_short() -> None:
     assert {str(file): count for file in files if (count := len(file.read_text().splitlines())) > 60} == {}
 
 
+def test_a_remote_object(rmbus_: Command) -> None:
+    """It counts there, streams, goes on with new code, and its state comes home."""
+    host = rmbus_.start("host", "--spares", "0")
+    assert host.stdout is not None
+    assert "listening" in host.stdout.readline()
+    done = rmbus_.script(EXAMPLES / "first_day" / "remote_object.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "pictures: 1 2 3",
+        "shares: [0.333, 0.0, 0.0, 0.667]",
+        "in percent: [33.3, 0.0, 0.0, 66.7]",
+        "here again: [19200, 0, 0, 38400]",
+    ]
+    host.terminate()
+    finish(host)
+
+
 def test_an_own_node_over_a_film(rmbus_: Command) -> None:
     """The negative has as many pictures as the film, and its sound."""
     make_film(rmbus_.folder / "in.mp4", 10)
