@@ -30,7 +30,7 @@ class Histogram:
 
     def shares(self) -> Iterator[float]:
         for count in self.counts:
-            yield float(count) / self.counts.sum()
+            yield float(count / self.counts.sum())
 
 
 class Finer(Histogram):

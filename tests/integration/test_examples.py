@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import subprocess
 import sys
 import time
@@ -67,6 +68,40 @@ def test_a_remote_object(rmbus_: Command) -> None:
         "in percent: [33.3, 0.0, 0.0, 66.7]",
         "here again: [19200, 0, 0, 38400]",
     ]
+    host.terminate()
+    finish(host)
+
+
+NOTEBOOK = """
+import json, sys
+import nbformat
+from nbclient import NotebookClient
+
+book = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(book, timeout=40, kernel_name="python3").execute()
+told = [output["data"]["text/plain"] for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+print(json.dumps(told))
+"""
+
+
+def test_the_notebook(rmbus_: Command) -> None:
+    """Its class is shipped from a cell, looked at, mended, and shipped again with its state."""
+    host = rmbus_.start("host", "--spares", "0")
+    assert host.stdout is not None
+    assert "listening" in host.stdout.readline()
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK, EXAMPLES / "first_day" / "notebook.ipynb"],
+        env=rmbus_.env,
+        cwd=rmbus_.folder,
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown[0].startswith("<remote Edges on ")
+    assert shown[1:] == ["[1, 3]", "{'threshold': 20, 'rows': 1}", "([1], 2)", "2"]
     host.terminate()
     finish(host)
 
