@@ -19,6 +19,7 @@ from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.shipping.blame import find_culprit
 from rmbus.shipping.pickling import size_of
+from rmbus.shipping.plain import PLAIN
 
 if TYPE_CHECKING:  # cloudpickle ships no types; its pickler has the standard one's
     from pickle import Pickler as CloudPickler
@@ -29,18 +30,7 @@ __all__ = ["JsonSerializer", "MsgpackSerializer", "PickleSerializer", "Serializa
 
 _LENGTH: Final = struct.Struct("<Q")
 _ALL: Final = 0  # no msgpack is empty
-# Classes of plain values, and what arrays are rebuilt by. None makes much out of little: no `range`, no `bytes(n)`.
-_PLAIN: Final = frozenset(
-    {
-        *(f"builtins.{name}" for name in ("complex", "dict", "float", "frozenset", "int", "list", "set", "slice")),
-        *(f"builtins.{name}" for name in ("str", "tuple")),
-        *(f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque")),
-        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-        *("decimal.Decimal", "fractions.Fraction", "numpy.dtype", "numpy.ndarray", "uuid.UUID"),
-        *(f"numpy.{core}.numeric._frombuffer" for core in ("_core", "core")),
-        *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("_reconstruct", "scalar")),
-    }
-)
+_PLAIN: Final = frozenset(f"{module}.{name}" for module, names in PLAIN.items() for name in names)
 
 
 class Serializer(ABC):

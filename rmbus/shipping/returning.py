@@ -25,26 +25,18 @@ import numpy as np
 from rmbus.errors import MalformedFrame, PackagingError
 from rmbus.shipping.modules import is_installed
 from rmbus.shipping.pickling import OUTSIDE_BYTES, whole
+from rmbus.shipping.plain import PLAIN
 
-_PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
-    "builtins": (
-        *("bool", "int", "float", "complex", "str", "bytes", "bytearray", "list", "tuple", "dict", "set", "frozenset"),
-        *("slice", "range", "Ellipsis", "NotImplemented"),
-        *(name for name, found in vars(builtins).items() if isinstance(found, type) and issubclass(found, Exception)),
-    ),
-    "collections": ("OrderedDict", "deque", "Counter", "defaultdict"),
-    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
-    "decimal": ("Decimal",),
-    "fractions": ("Fraction",),
+_EXCEPTIONS: Final = tuple(
+    name for name, found in vars(builtins).items() if isinstance(found, type) and issubclass(found, Exception)
+)
+_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    **PLAIN,
+    "builtins": (*PLAIN["builtins"], *_EXCEPTIONS, "Ellipsis", "NotImplemented"),
     "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path", "PurePath"),
     "rmbus.media": ("AudioFrame", "Data", "Packet", "VideoFrame"),
     "rmbus.stamps": ("build",),
-    "uuid": ("UUID", "SafeUUID"),
-    "numpy": ("ndarray", "dtype"),
-    "numpy.core.multiarray": ("_reconstruct", "scalar"),
-    "numpy._core.multiarray": ("_reconstruct", "scalar"),
-    "numpy.core.numeric": ("_frombuffer",),
-    "numpy._core.numeric": ("_frombuffer",),
+    "uuid": (*PLAIN["uuid"], "SafeUUID"),
 }
 """What a pickle that has come back may look up: types and functions that make a value of what they are given."""
 
@@ -110,7 +102,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__ and name in _MAKERS:
             return _MAKERS[name]
-        if name in _PLAIN.get(module, ()):
+        if name in _KNOWN.get(module, ()):
             return super().find_class(module, name)
         raise PackagingError(
             f"a value of type {module}.{name} has come back, which is neither plain data nor of a class that takes its "
@@ -119,7 +111,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_plain(code: Any) -> bool:
-    return getattr(code, "__qualname__", "") in _PLAIN.get(getattr(code, "__module__", ""), ())
+    return getattr(code, "__qualname__", "") in _KNOWN.get(getattr(code, "__module__", ""), ())
 
 
 def _is_told_by_state(cls: type) -> bool:
