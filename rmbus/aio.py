@@ -16,10 +16,12 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from rmbus import bus as blocking
+from rmbus import topics
 from rmbus.delivery import Delivery
+from rmbus.handle import Handle
 from rmbus.media import Frame
 from rmbus.proxies import handle_of, make_proxy
-from rmbus.remote import Handle, local_class
+from rmbus.remote import local_class
 from rmbus.runtime.awaiting import awaited
 
 
@@ -30,7 +32,7 @@ class Publisher:
         topic: its name.
     """
 
-    def __init__(self, opened: blocking.Publisher) -> None:
+    def __init__(self, opened: topics.Publisher) -> None:
         self.topic = opened.topic
         self._publisher = opened
 
@@ -40,7 +42,7 @@ class Publisher:
         return self._publisher.key_wanted
 
     async def send(self, value: object) -> None:
-        """Send a value to whoever reads the topic; see `rmbus.bus.Publisher.send`.
+        """Send a value to whoever reads the topic; see `rmbus.topics.Publisher.send`.
 
         Raises:
             HostError: the host is gone. Closed: the publisher was closed. FormatError: this topic does not carry it.
@@ -74,7 +76,7 @@ class Publisher:
 
 
 class Subscription(AsyncIterator[Frame]):
-    """The frames of one topic, or of all that match a pattern, as they come; see `rmbus.bus.Subscription`.
+    """The frames of one topic, or of all that match a pattern, as they come; see `rmbus.topics.Subscription`.
 
     It begins with `async with`, or when the first frame is awaited.
 
@@ -82,10 +84,10 @@ class Subscription(AsyncIterator[Frame]):
         pattern: what was asked for.
     """
 
-    def __init__(self, pattern: str, begin: Callable[[], blocking.Subscription]) -> None:
+    def __init__(self, pattern: str, begin: Callable[[], topics.Subscription]) -> None:
         self.pattern = pattern
         self._begin = begin
-        self._subscription: blocking.Subscription | None = None
+        self._subscription: topics.Subscription | None = None
         self._taking = asyncio.Lock()
         self._is_closed = False
 
@@ -125,7 +127,7 @@ class Subscription(AsyncIterator[Frame]):
     ) -> None:
         await self.close()
 
-    async def _opened(self) -> blocking.Subscription:
+    async def _opened(self) -> topics.Subscription:
         if self._subscription is None:
             self._subscription = await asyncio.to_thread(self._begin)
         return self._subscription

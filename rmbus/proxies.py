@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
-from rmbus.remote import Handle
+from rmbus.handle import Handle
 from rmbus.shipping.members import SPECIAL
 
 _HANDLE: Final = "_rmbus_handle"

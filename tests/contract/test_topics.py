@@ -12,7 +12,7 @@ from steps import Relay, Steps, Take
 
 import rmbus
 from rmbus import Session, drop_oldest, latest, reliable
-from rmbus.bus import Subscription
+from rmbus.topics import Subscription
 
 pytestmark = pytest.mark.timeout(120)  # real processes
 

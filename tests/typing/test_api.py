@@ -30,11 +30,11 @@ from rmbus import (
     reliable,
     testing,
 )
-from rmbus.bus import Publisher, Subscription
 from rmbus.delivery import Delivery
 from rmbus.graph import Edge
 from rmbus.media import Frame
 from rmbus.node import Port, ports
+from rmbus.topics import Publisher, Subscription
 
 
 class Plain(Node):

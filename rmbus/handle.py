@@ -1,0 +1,180 @@
+"""One remote object, as a script holds it: it asks, and makes of the answers a value, an error or an iterator."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Iterable
+from typing import Any, Final
+
+from rmbus.errors import RmbusError, node_error
+from rmbus.protocol.calls import WINDOW, Reply
+from rmbus.remote import About, Holding
+from rmbus.runtime.answering import Waiting
+from rmbus.runtime.caller import Answers, Caller
+from rmbus.shipping import pickling, returning
+
+ITEMS: Final = 16
+"""Items of a stream that come ahead of what is taken."""
+
+AHEAD: Final = 8
+"""Calls under way at once where one method is called with many items."""
+
+_NO_NAMES: Final[dict[str, Any]] = {}
+
+
+class Handle:
+    """One remote object, as this script holds it.
+
+    Attributes:
+        about: what is known of it. local: the object that was shipped, None where it was attached to.
+    """
+
+    def __init__(self, holding: Holding, about: About, local: object = None) -> None:
+        self.about = about
+        self.local = local
+        self._holding = holding
+        self._opening = threading.Lock()
+        self._caller: Caller | None = None
+        self._room = threading.BoundedSemaphore(WINDOW)
+        self._room_async = asyncio.Semaphore(WINDOW)
+        self._waiting: Waiting | None = None
+
+    def caller(self) -> Caller:
+        """Return the end that calls go by; a new one where the object has been replaced.
+
+        Raises:
+            NodeError, HostError: the object, or its host, is gone.
+        """
+        caller = self._caller
+        if caller is not None:
+            caller.serve_at_once()  # it may have been told something meanwhile
+        if caller is None or caller.failure is not None:
+            with self._opening:
+                caller = self._caller
+                if caller is None or isinstance(caller.failure, RmbusError):
+                    if caller is not None:
+                        caller.close()
+                    caller = self._caller = self._holding.call_end(self.about)
+        return caller
+
+    def begin_anew(self) -> None:
+        """The object has been replaced: the next call goes to what is there now."""
+        with self._opening:
+            caller, self._caller = self._caller, None
+            if caller is not None:
+                caller.close()
+
+    def do(self, word: str, name: str = "", value: object = None, *, limit_s: float | None = None) -> Any:
+        """Ask something of the object, and wait for what comes of it; an iterator where items come.
+
+        Args:
+            word, name: see `rmbus.protocol.calls.Request`. value: what goes with it. limit_s: how long it may take.
+
+        Raises:
+            NodeError: its code has raised; also of the original type. TimeoutError: its time was over, and it was
+            stopped. HostError: its host is gone. PackagingError: a value cannot travel.
+        """
+        pickled = pickling.dump_arguments(value)
+        caller = self.caller()
+        with self._room:
+            answers = caller.ask(word, name, pickled, window=ITEMS, limit_s=limit_s)
+            reply = self._wait(caller, answers)
+        if reply.word == "flow":
+            return self._items(caller, answers)
+        return self.read(reply)
+
+    def run(self, name: str, *args: object, limit_s: float | None = None) -> Any:
+        """Call a method, and wait for what it returns; see `do`."""
+        return self.do("call", name, (args, _NO_NAMES), limit_s=limit_s)
+
+    def each(self, name: str, items: Iterable[object]) -> Generator[Any]:
+        """Call a method with one item after the other, a few of them ahead, and yield what it returns."""
+        caller = self.caller()
+        under_way: deque[Answers] = deque()
+        try:
+            for item in items:
+                pickled = pickling.dump_arguments(((item,), _NO_NAMES))
+                under_way.append(caller.ask("call", name, pickled))
+                if len(under_way) >= AHEAD:
+                    yield self.read(self._wait(caller, under_way.popleft()))
+            while under_way:
+                yield self.read(self._wait(caller, under_way.popleft()))
+        finally:
+            for answers in under_way:
+                caller.cancel(answers)
+
+    async def do_async(self, word: str, name: str = "", value: object = None) -> Any:
+        """Do what `do` does, awaited; an async iterator where items come. Cancelled, it is stopped at the far end."""
+        pickled = pickling.dump_arguments(value)
+        async with self._room_async:
+            waiting = await self._waiting_in_loop()
+            answers = waiting.caller.ask(word, name, pickled, window=ITEMS)
+            reply = await waiting.reply(answers)
+        if reply.word == "flow":
+            return self._items_async(waiting, answers)
+        return self.read(reply)
+
+    async def _waiting_in_loop(self) -> Waiting:
+        waiting = self._waiting
+        if waiting is not None and waiting.caller.failure is None:
+            return waiting
+        caller = await asyncio.to_thread(self.caller)
+        if self._waiting is None or self._waiting.caller is not caller:  # another task may have been quicker
+            self._waiting = Waiting(caller)
+        return self._waiting
+
+    async def _items_async(self, waiting: Waiting, answers: Answers) -> AsyncGenerator[Any]:
+        taken = itertools.count(1)
+        caller = waiting.caller
+        try:
+            while True:
+                reply = await waiting.reply(answers)
+                if reply.word == "end":
+                    return
+                value = self.read(reply)
+                if next(taken) % (ITEMS // 2) == 0 and not answers.is_over:
+                    caller.ask_more(answers, ITEMS // 2)
+                yield value
+        finally:
+            if not answers.is_over and caller.failure is None:
+                caller.close_flow(answers)
+
+    def read(self, reply: Reply) -> Any:
+        """Return the value of a reply; raise what it says was raised."""
+        if reply.word != "raised":
+            return returning.load(reply.pickle, reply.buffers)
+        raise node_error(
+            reply.message,
+            node=self.about.name,
+            host=self.about.host,
+            type_name=reply.type_name,
+            traceback_text=reply.traceback,
+        )
+
+    def _wait(self, caller: Caller, answers: Answers) -> Reply:
+        try:
+            return caller.wait(answers)
+        except RmbusError:
+            raise
+        except BaseException:  # a signal: nobody waits any more
+            caller.cancel(answers)
+            raise
+
+    def _items(self, caller: Caller, answers: Answers) -> Generator[Any]:
+        """Yield the items of a stream as they come; each that is taken lets another come."""
+        taken = itertools.count(1)
+        try:
+            while True:
+                reply = self._wait(caller, answers)
+                if reply.word == "end":
+                    return
+                value = self.read(reply)
+                if next(taken) % (ITEMS // 2) == 0 and not answers.is_over:
+                    caller.ask_more(answers, ITEMS // 2)
+                yield value
+        finally:
+            if not answers.is_over and caller.failure is None:
+                caller.close_flow(answers)
