@@ -706,4 +706,4 @@ def test_package_of_another_python_is_refused(host: Ground, tmp_path: Path, monk
 
 
 def _both(theirs: tuple[int, int], ours: tuple[int, int]) -> str:
-    return r"cpython {}\.{} .* cpython {}\.{}: run the script with that version".format(*theirs, *ours)
+    return r"cpython-{}\.{}, .* offers cpython-{}\.{}: run the script with one of those".format(*theirs, *ours)
