@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import attrs
@@ -158,11 +158,13 @@ class Passing:
     def _end_session(self, visit: _Visit) -> None:
         run = visit.what
         assert isinstance(run, Play)
-        alive = [each for each in run.cast.values() if not each.is_dead]
-        for each in alive:
-            self._wrong.extend(f"a {each.order.kind} of a session: {what}" for what in each.ask("look")["bad"])
+        alive = 0
+        for each in run.cast.values():
+            with suppress(Dead):  # at its point, before this or just now
+                self._wrong.extend(f"a {each.order.kind} of a session: {what}" for what in each.ask("look")["bad"])
+                alive += 1
         try:
-            if len(alive) == len(run.cast) and self._chance.random() < 0.5:
+            if alive == len(run.cast) and self._chance.random() < 0.5:
                 run.session.stop(10.0)
                 self._counts["sessions stopped"] += 1
             else:
