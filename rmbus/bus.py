@@ -26,6 +26,7 @@ from rmbus.runtime.awaiting import Intake
 from rmbus.runtime.events import EventIntake
 from rmbus.runtime.inlet import Inlet
 from rmbus.runtime.outlet import Outlet
+from rmbus.shipping.pickling import dumps
 from rmbus.shipping.states import take_content
 from rmbus.topics import Publisher, Subscription
 from rmbus.transport.security import Connection
@@ -55,7 +56,7 @@ class Bus:
         self._is_closed = False
         self._greeting = threading.Lock()
         self._holding: Holding | None = None
-        self._kept_nodes: dict[tuple[Node | str, str], Handle] = {}
+        self._kept_nodes: dict[tuple[int | str, bytes], tuple[Handle, Node | str]] = {}
 
     def publish(self, topic: str, format: object = None) -> Publisher:
         """Begin a topic; whoever has waited for it reads it when this returns.
@@ -113,7 +114,7 @@ class Bus:
             the original type.
         """
         holding = self.holding()
-        stated = getattr(obj, "requirements", None) if requirements is None else requirements
+        stated = getattr(type(obj), "requirements", None) if requirements is None else requirements
         handle = Handle(holding, holding.ship(obj, requirements=stated, files=files, env=env), obj)
         return cast("_O", make_proxy(handle, type(obj)))
 
@@ -157,8 +158,11 @@ class Bus:
     def replace(self, proxy: object, obj: _O) -> _O:
         """Give a remote object new code: that of another object, which takes over its state and its id.
 
+        What others call between the moment at which the state is taken and that at which the new one has it, changes
+        the old object, or the new one before it has its state: it is lost.
+
         Raises:
-            as `ship`; then all is as it was.
+            as `ship`; then all is as it was. What the new `set_state` raises; then the new one has its own state.
         """
         handle, holding = handle_of(proxy), self.holding()
         state = handle.do("state")
@@ -174,7 +178,9 @@ class Bus:
         Raises:
             HostError: it has ended.
         """
-        self.holding().release(handle_of(proxy).about.id)
+        handle = handle_of(proxy)
+        self.holding().release(handle.about.id)
+        handle.begin_anew()
 
     def call(
         self,
@@ -223,6 +229,7 @@ class Bus:
         finally:
             with suppress(HostError):  # it has ended by itself
                 holding.release(handle.about.id)
+            handle.begin_anew()
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return the remote objects of the host: id, name, entry, state, pid, level, holders, callers."""
@@ -267,10 +274,11 @@ class Bus:
 
     def _applied(self, node: Node | str, config: Mapping[str, Any] | None) -> Handle:
         holding = self.holding()
-        key = (node, repr(sorted((config or {}).items())))
-        handle = self._kept_nodes.get(key)
-        if handle is None:
-            handle = self._kept_nodes[key] = Handle(holding, _ship_node(holding, node, config))
+        key = (node if isinstance(node, str) else id(node), dumps(dict(config or {})))
+        handle, _ = self._kept_nodes.get(key, (None, None))
+        if handle is None or handle.has_failed:
+            handle = Handle(holding, _ship_node(holding, node, config))
+            self._kept_nodes[key] = handle, node  # which is kept, so that its id stays its own
         return handle
 
     # --- for this package alone --------------------------------------------------------------------------------------

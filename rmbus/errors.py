@@ -174,11 +174,11 @@ def node_error(
     if original is not None and not issubclass(original, NodeError):
         try:
             cls = type(original.__name__, (NodeError, original), {"__module__": original.__module__})
-        except TypeError:  # the layouts of the two conflict: the name still tells
+        except Exception:  # noqa: BLE001 - the layouts of the two conflict, or its metaclass refuses: the name still tells
             cls = NodeError
     try:
         error = cls.__new__(cls)
-    except TypeError:  # the original's own __new__ wants arguments (ExceptionGroup)
+    except Exception:  # noqa: BLE001 - the original's own __new__ wants arguments (ExceptionGroup)
         error = NodeError.__new__(NodeError)
     NodeError.__init__(
         error,
@@ -196,5 +196,8 @@ def node_error(
 def _known_exception(type_name: str) -> type[Exception] | None:
     module_name, _, name = type_name.rpartition(".")
     module = builtins if module_name in ("", "builtins") else sys.modules.get(module_name)
-    found = getattr(module, name, None) if module is not None else None
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    found = vars(module).get(name) if module is not None else None
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return None
+    # Raised in the middle of an iteration these would end it, and say nothing.
+    return None if issubclass(found, StopIteration | StopAsyncIteration) else found

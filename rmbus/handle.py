@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from rmbus.errors import RmbusError, node_error
@@ -15,6 +17,9 @@ from rmbus.remote import About, Holding
 from rmbus.runtime.answering import Waiting
 from rmbus.runtime.caller import Answers, Caller
 from rmbus.shipping import pickling, returning
+
+LATE_S: Final = 5.0
+"""How much longer than its time a call is waited for, which its host should have ended."""
 
 ITEMS: Final = 16
 """Items of a stream that come ahead of what is taken."""
@@ -37,7 +42,8 @@ class Handle:
         self.local = local
         self._holding = holding
         self._opening = threading.Lock()
-        self._caller: Caller | None = None
+        self._callers: list[Caller] = []  # one, when something has been asked
+        weakref.finalize(self, _leave_beside, self._callers)
         self._room = threading.BoundedSemaphore(WINDOW)
         self._room_async = asyncio.Semaphore(WINDOW)
         self._waiting: Waiting | None = None
@@ -48,24 +54,30 @@ class Handle:
         Raises:
             NodeError, HostError: the object, or its host, is gone.
         """
-        caller = self._caller
-        if caller is not None:
-            caller.serve_at_once()  # it may have been told something meanwhile
-        if caller is None or caller.failure is not None:
-            with self._opening:
-                caller = self._caller
-                if caller is None or isinstance(caller.failure, RmbusError):
-                    if caller is not None:
-                        caller.close()
-                    caller = self._caller = self._holding.call_end(self.about)
-        return caller
+        callers = self._callers[:]
+        if callers:
+            callers[0].serve_at_once()  # it may have been told something meanwhile
+            if callers[0].failure is None:
+                return callers[0]
+        with self._opening:
+            if not self._callers or self._callers[0].failure is not None:
+                self._leave()
+                self._callers.append(self._holding.call_end(self.about))
+            return self._callers[0]
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the object is known to be gone."""
+        return any(caller.failure is not None for caller in self._callers)
 
     def begin_anew(self) -> None:
-        """The object has been replaced: the next call goes to what is there now."""
+        """The object has ended, or has been replaced: the next call goes to what is there then."""
         with self._opening:
-            caller, self._caller = self._caller, None
-            if caller is not None:
-                caller.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        while self._callers:
+            self._callers.pop().close()
 
     def do(self, word: str, name: str = "", value: object = None, *, limit_s: float | None = None) -> Any:
         """Ask something of the object, and wait for what comes of it; an iterator where items come.
@@ -81,9 +93,9 @@ class Handle:
         caller = self.caller()
         with self._room:
             answers = caller.ask(word, name, pickled, window=ITEMS, limit_s=limit_s)
-            reply = self._wait(caller, answers)
+            reply = self.wait(caller, answers, None if limit_s is None else limit_s + LATE_S)
         if reply.word == "flow":
-            return self._items(caller, answers)
+            return Items(self, caller, answers)
         return self.read(reply)
 
     def run(self, name: str, *args: object, limit_s: float | None = None) -> Any:
@@ -99,9 +111,9 @@ class Handle:
                 pickled = pickling.dump_arguments(((item,), _NO_NAMES))
                 under_way.append(caller.ask("call", name, pickled))
                 if len(under_way) >= AHEAD:
-                    yield self.read(self._wait(caller, under_way.popleft()))
+                    yield self.read(self.wait(caller, under_way.popleft()))
             while under_way:
-                yield self.read(self._wait(caller, under_way.popleft()))
+                yield self.read(self.wait(caller, under_way.popleft()))
         finally:
             for answers in under_way:
                 caller.cancel(answers)
@@ -154,27 +166,59 @@ class Handle:
             traceback_text=reply.traceback,
         )
 
-    def _wait(self, caller: Caller, answers: Answers) -> Reply:
+    def wait(self, caller: Caller, answers: Answers, timeout_s: float | None = None) -> Reply:
+        """Return the next reply to a call; whoever is interrupted meanwhile waits for it no more."""
         try:
-            return caller.wait(answers)
+            return caller.wait(answers, timeout_s)
         except RmbusError:
             raise
         except BaseException:  # a signal: nobody waits any more
             caller.cancel(answers)
             raise
 
-    def _items(self, caller: Caller, answers: Answers) -> Generator[Any]:
-        """Yield the items of a stream as they come; each that is taken lets another come."""
-        taken = itertools.count(1)
+
+class Items(Iterator[Any]):
+    """The items of a stream as they come; each that is taken lets another come. `close` ends it at the far end too."""
+
+    def __init__(self, handle: Handle, caller: Caller, answers: Answers) -> None:
+        self._handle, self._caller, self._answers = handle, caller, answers
+        self._taken = itertools.count(1)
+        self._end = weakref.finalize(self, _close_beside, caller, answers)
+
+    def __next__(self) -> Any:
+        if not self._end.alive:
+            raise StopIteration
         try:
-            while True:
-                reply = self._wait(caller, answers)
-                if reply.word == "end":
-                    return
-                value = self.read(reply)
-                if next(taken) % (ITEMS // 2) == 0 and not answers.is_over:
-                    caller.ask_more(answers, ITEMS // 2)
-                yield value
-        finally:
-            if not answers.is_over and caller.failure is None:
-                caller.close_flow(answers)
+            reply = self._handle.wait(self._caller, self._answers)
+            if reply.word != "end":
+                value = self._handle.read(reply)
+                if next(self._taken) % (ITEMS // 2) == 0 and not self._answers.is_over:
+                    self._caller.ask_more(self._answers, ITEMS // 2)
+                return value
+        except BaseException:
+            self.close()
+            raise
+        self._end.detach()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Take no more; the generator is closed."""
+        if self._end.detach():
+            _close(self._caller, self._answers)
+
+
+def _close(caller: Caller, answers: Answers) -> None:
+    with suppress(RmbusError):  # it is gone already
+        if not answers.is_over and caller.failure is None:
+            caller.close_flow(answers)
+
+
+def _close_beside(caller: Caller, answers: Answers) -> None:
+    """Close a stream that was forgotten: in a thread, for this one may be in the middle of anything."""
+    threading.Thread(target=_close, args=(caller, answers), name="rmbus-close", daemon=True).start()
+
+
+def _leave_beside(callers: list[Caller]) -> None:
+    """Leave an object whose stand-in was forgotten."""
+    for caller in callers:
+        threading.Thread(target=caller.close, name="rmbus-leave", daemon=True).start()

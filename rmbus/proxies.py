@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ from rmbus.handle import Handle
 from rmbus.shipping.members import SPECIAL
 
 _HANDLE: Final = "_rmbus_handle"
-_END: Final = object()
 
 
 class Proxy:
@@ -110,18 +108,15 @@ def _method(name: str, kind: str) -> Callable[..., Any]:
     if kind == "coroutine":
 
         async def awaited(self: Proxy, *args: Any, **named: Any) -> Any:
-            return await asyncio.to_thread(handle_of(self).do, "call", name, (args, named))
+            return await handle_of(self).do_async("call", name, (args, named))
 
         return awaited
     if kind == "asyncgen":
 
         async def awaited_items(self: Proxy, *args: Any, **named: Any) -> AsyncGenerator[Any]:
-            items: Iterator[Any] = await asyncio.to_thread(handle_of(self).do, "call", name, (args, named))
-            try:
-                while (item := await asyncio.to_thread(next, items, _END)) is not _END:
+            async with aclosing(await handle_of(self).do_async("call", name, (args, named))) as found:
+                async for item in found:
                     yield item
-            finally:
-                items.close()  # type: ignore[attr-defined]  # it is a generator
 
         return awaited_items
 

@@ -15,7 +15,7 @@ import attrs
 import zmq
 
 from rmbus.client import HostClient
-from rmbus.errors import Closed, HostError, PackagingError, RmbusError, node_error
+from rmbus.errors import Closed, HostError, PackagingError, RmbusError, TransportError, node_error
 from rmbus.joined import enter
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
@@ -184,7 +184,10 @@ class Holding:
             HostError: it is gone.
         """
         join = messages.Join(about.name, inputs={}, outputs={}, object=about.id)
-        umbilical, _, page = enter(self._connection, join, timeout_s=self._timeout_s)
+        try:
+            umbilical, _, page = enter(self._connection, join, timeout_s=self._timeout_s)
+        except TransportError as error:
+            raise HostError(f"the host {self.host} is gone: {error}", host=self.host) from error
         caller = Caller(umbilical, page, about.name, about.host)
         try:
             caller.begin(self._timeout_s)

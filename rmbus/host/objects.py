@@ -181,7 +181,7 @@ class Objects:
                 obj.holders.discard(client)
                 if not obj.holders and obj.state == "ready":
                     obj.lease = self._reactor.call_later(obj.lease_s, partial(self._end, obj))
-                elif not obj.holders:
+                elif not obj.holders and obj.state == "starting":
                     obj.endpoint.worker.kill()  # it is not even there yet
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from rmbus.protocol.calls import Reply
 from rmbus.runtime.caller import Answers, Caller
@@ -26,7 +27,7 @@ class Waiting:
         try:
             while not answers.replies and self.caller.failure is None:
                 come: asyncio.Future[None] = loop.create_future()
-                answers.on_come = lambda come=come: None if come.done() else come.set_result(None)  # type: ignore[misc]
+                answers.on_come = _teller(loop, come)
                 await come
         except asyncio.CancelledError:
             self.caller.cancel(answers)
@@ -41,3 +42,13 @@ class Waiting:
             loop.add_reader(self.caller.reactor.fileno(), self.caller.serve_at_once)
         elif not self._count:
             loop.remove_reader(self.caller.reactor.fileno())
+
+
+def _teller(loop: asyncio.AbstractEventLoop, come: asyncio.Future[None]) -> Callable[[], object]:
+    """Return what tells it in the loop: it may be another thread that serves."""
+    return lambda: loop.call_soon_threadsafe(_set, come)
+
+
+def _set(come: asyncio.Future[None]) -> None:
+    if not come.done():
+        come.set_result(None)

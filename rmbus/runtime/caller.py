@@ -46,11 +46,12 @@ class Answers:
         on_come: called, in whatever thread serves, when something has come or nothing more will.
     """
 
-    def __init__(self, call: int) -> None:
+    def __init__(self, call: int, window: int) -> None:
         self.call = call
+        self.room = window  # items that may come
         self.replies: deque[Reply] = deque()
         self.come = threading.Event()
-        self.on_come: Callable[[], None] = self.come.set
+        self.on_come: Callable[[], object] = self.come.set
         self.is_flow = self.is_over = False
 
 
@@ -123,12 +124,13 @@ class Caller(Ends):
             self._numbers += 1
             limit_ms = 0 if limit_s is None else max(1, int(limit_s * 1000))
             self._send(Request(self._numbers, word, name, limit_ms, window, *_wired(value)))
-            answers = self._asked[self._numbers] = Answers(self._numbers)
+            answers = self._asked[self._numbers] = Answers(self._numbers, window)
         return answers
 
     def ask_more(self, answers: Answers, number: int) -> None:
         """Take so many items more."""
         with self._sending():
+            answers.room += number
             self._send(Request(answers.call, "next", number=number))
 
     def close_flow(self, answers: Answers) -> None:
@@ -182,6 +184,7 @@ class Caller(Ends):
                 self._serve(0)
             finally:
                 self._serving.release()
+                self._hand_over()
 
     def close(self) -> None:
         """Leave the object; harmless when it was left."""
@@ -252,6 +255,10 @@ class Caller(Ends):
         if answers is None:
             return  # nobody waits for it any more
         answers.is_flow |= reply.word == "flow"
+        if reply.word == "item":
+            answers.room -= 1
+            if answers.room < 0 or not answers.is_flow:
+                raise MalformedFrame(f"{self._name} gives more items than it was asked for")
         if reply.word in ("value", "end", "raised"):
             answers.is_over = True
             del self._asked[reply.call]

@@ -20,7 +20,7 @@ def text_of(error: BaseException) -> str:
     """Return an error's message, as text that can be sent, also where its own `str()` fails."""
     try:
         text = str(error)
-    except Exception as second:  # noqa: BLE001 - the supervisor around user code
+    except BaseException as second:  # noqa: BLE001 - the supervisor around user code
         text = f"(its message cannot be had: str() raised {type(second).__name__})"
     return sendable(text)
 

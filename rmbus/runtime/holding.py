@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from rmbus.protocol import messages
 from rmbus.runtime.memory import NodeMemory
@@ -54,11 +54,11 @@ class Holder(Process):
         return True
 
 
-async def _hook(obj: Any, name: str) -> None:
+async def _hook(obj: object, name: str) -> None:
     """Call what the user's class may have for the beginning or the end of its process."""
-    hook = getattr(obj, name, None)
+    hook: Any = getattr(cast("type[Any]", type(obj)), name, None)
     if callable(hook):
-        value = hook()
+        value = hook(obj)
         if inspect.isawaitable(value):
             await value
 

@@ -11,6 +11,9 @@ from typing import Any, Final
 CANCEL: Final = signal.SIGUSR2
 LIMIT: Final = signal.SIGALRM
 
+AGAIN_S: Final = 0.5
+"""Code that goes on when its time is over is told so again."""
+
 Key = tuple[str, int]
 """What runs: the port of its caller, and the caller's number for it."""
 
@@ -40,7 +43,7 @@ class Interrupts:
         self.was_late, self._cancelled = False, None
         self._running = key
         if limit_s:
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
         try:
             yield
         finally:

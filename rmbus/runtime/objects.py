@@ -8,7 +8,9 @@ an edge of its own to the object and one from it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import io
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
@@ -34,6 +36,9 @@ from rmbus.transport.lanes import DealerLane, FastLane
 
 MAX_FLOWS: Final = 256
 """Streams that one caller may have open at once."""
+
+MAX_VOID: Final = 4096
+"""Calls that were cancelled before they were seen."""
 
 TRIM_S: Final = 1.0
 
@@ -62,6 +67,7 @@ class ObjectLoop(Ends):
         self._flows: dict[Key, Flow] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._waiting: dict[str, deque[Reply]] = {}
+        self._void: dict[Key, None] = {}  # cancelled before they were seen
         self._failure: BaseException | None = None
         self._is_over = False
         self.reactor.call_later(TRIM_S, self._trim)
@@ -144,10 +150,9 @@ class ObjectLoop(Ends):
             try:
                 with self._interrupts.during(key, request.limit_ms / 1000):
                     outcome = self._carry_out(request)
+                self._give(key, outcome, request)
             except BaseException as error:  # noqa: BLE001 - the supervisor around user code
                 self._fail(key, error, request)
-                return
-            self._give(key, outcome, request)
 
     def _carry_out(self, request: Request) -> Any:
         """Do what is asked; the outcome may still have to be awaited."""
@@ -184,7 +189,10 @@ class ObjectLoop(Ends):
             stopped = isinstance(error, asyncio.CancelledError)
             self._fail(key, Interrupted() if late or stopped else error, request, was_late=late)
         else:
-            self._give(key, value, request)
+            try:
+                self._give(key, value, request)
+            except BaseException as error:  # noqa: BLE001 - the supervisor around user code
+                self._fail(key, error, request)
         finally:
             self._tasks.pop(key, None)
             self._woken.set()
@@ -264,8 +272,9 @@ class ObjectLoop(Ends):
             flow.task.cancel()
         try:
             if not isinstance(flow.steps, AsyncIterator):
-                _close(flow.steps)
-            elif hasattr(flow.steps, "aclose") and flow.task is None:
+                with self._interrupts.during(key, 0):
+                    _close(flow.steps)
+            elif inspect.isasyncgen(flow.steps) and flow.task is None:
                 self._tasks[key] = self._loop.create_task(self._close_async(key, flow.steps))
                 return
         except BaseException as error:  # noqa: BLE001 - the supervisor around user code
@@ -290,10 +299,15 @@ class ObjectLoop(Ends):
         elif key in self._flows:
             self._close_flow(key)
         else:
-            for caller, request in [each for each in self._queue if (each[0], each[1].call) == key]:
+            found = [each for each in self._queue if (each[0], each[1].call) == key]
+            for caller, request in found:
                 self._queue.remove((caller, request))
                 if request.word not in ("next", "close"):
                     self._answer(key, _cancelled(request.call))
+            if not found:  # it has ended, or lies unread on its lane
+                self._void[key] = None
+                while len(self._void) > MAX_VOID:
+                    del self._void[next(iter(self._void))]
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -303,9 +317,10 @@ class ObjectLoop(Ends):
             data, buffers = returning.dump(value)
         except PackagingError as error:
             flow = self._flows.pop(key, None)
-            if flow is not None and isinstance(flow.steps, Iterator):
-                _close(flow.steps)
             self._answer(key, _raised(key[1], error))
+            if flow is not None and isinstance(flow.steps, Iterator):
+                with contextlib.suppress(Exception):  # what is told is the first error
+                    _close(flow.steps)
             return False
         arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
         self._answer(key, Reply(key[1], word, pickle=data, buffers=arrays))
@@ -366,7 +381,11 @@ class ObjectLoop(Ends):
     def _take_in(self, caller: str, request: Request) -> None:
         if sum(each[0] == caller for each in (*self._queue, *self._tasks)) > WINDOW + 2 * MAX_FLOWS:
             raise MalformedFrame("a caller has asked for more at once than it may")
-        self._queue.append((caller, request))
+        if (caller, request.call) in self._void and request.word not in ("next", "close"):
+            del self._void[caller, request.call]
+            self._answer((caller, request.call), _cancelled(request.call))
+        else:
+            self._queue.append((caller, request))
 
     def _control(self, link: InputLink, arrival: Arrival) -> None:
         self._finish(link, arrival)
@@ -410,12 +429,12 @@ _END: Final = object()
 
 
 def _gives_items(outcome: object) -> TypeGuard[Iterator[Any] | AsyncIterator[Any]]:
-    return isinstance(outcome, Iterator | AsyncIterator)
+    return isinstance(outcome, Iterator | AsyncIterator) and not isinstance(outcome, io.IOBase)
 
 
 def _close(steps: Any) -> None:
     """Close a generator; another iterator has nothing to close."""
-    if hasattr(steps, "close"):
+    if inspect.isgenerator(steps):
         steps.close()
 
 

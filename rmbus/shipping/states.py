@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 
-def content_of(obj: Any) -> Any:
+def content_of(obj: object) -> Any:
     """Return an object's state."""
-    get = getattr(obj, "get_state", None)
-    return get() if callable(get) else obj.__getstate__()
+    get = getattr(cast("type[Any]", type(obj)), "get_state", None)
+    return get(obj) if callable(get) else obj.__getstate__()
 
 
-def take_content(obj: Any, state: Any) -> None:
+def take_content(obj: object, state: Any) -> None:
     """Give an object a state that `content_of` has returned, instead of the one it has."""
     for name in ("set_state", "__setstate__"):
-        take = getattr(obj, name, None)
+        take = getattr(cast("type[Any]", type(obj)), name, None)
         if callable(take):
-            take(state)
+            take(obj, state)
             return
     has_slots = issubclass(type(state), tuple)
     attributes: dict[str, Any] = (state[0] if has_slots else state) or {}

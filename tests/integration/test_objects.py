@@ -89,6 +89,26 @@ class Counter:
 
     def _private(self):
         return "private"
+
+    def slow(self, seconds):
+        time.sleep(seconds)
+        self.count += 1
+
+    def bad(self):
+        class Bad:
+            def __getstate__(self):
+                raise RuntimeError("no state")
+        return Bad()
+
+    async def bad_later(self):
+        return self.bad()
+
+    def bads(self):
+        yield 1
+        yield self.bad()
+
+    def opened(self):
+        return open(os.devnull)
 '''
 
 
@@ -202,8 +222,8 @@ def test_failures_arrive_as_they_are(scripts: Scripts) -> None:
     )
     assert said[0] == [True, "gone astray", "counter", "LookupError"]
     assert said.pop(1) is True
-    assert said[1][:2] == [False, "PackagingError"]
-    assert "tempfile.TemporaryDirectory has come back" in said[1][2]
+    assert said[1][:2] == [True, "PackagingError"]
+    assert "a value of type TemporaryDirectory cannot be returned" in said[1][2]
     assert said[2][:2] == [True, "PackagingError"]
     assert "a value of type dict cannot be returned: cannot pickle '_thread.lock'" in said[2][2]
     assert said[3] == ["PackagingError", "an argument cannot be sent: cannot pickle '_thread.lock' obj"]
@@ -629,3 +649,105 @@ def test_closed_while_a_call_waits(scripts: Scripts) -> None:
         say(thread.is_alive())
     """).said()
     assert said == [True, True, False]
+
+
+def test_what_cannot_come_back_harms_nobody(scripts: Scripts) -> None:
+    """From a method, an async one, or in the middle of a stream; the object goes on with its state."""
+    said = run(
+        scripts,
+        """
+        import asyncio
+        counter.add(1)
+        later, items = lambda: asyncio.run(counter.bad_later()), lambda: list(counter.bads())
+        for bad in (counter.bad, later, items, counter.opened):
+            try:
+                say(bad())
+            except RmbusError as error:
+                say(type(error).__name__)
+        say(counter.count)
+        """,
+    )
+    assert said == ["PackagingError"] * 4 + [6]
+
+
+def test_calls_that_are_cancelled_while_another_runs(scripts: Scripts) -> None:
+    """They are not run afterwards, though they had been sent."""
+    said = scripts.start("""
+        import asyncio, counting
+        async def main():
+            async with rmbus.aio.connect() as bus:
+                counter = await bus.ship(counting.Counter(0))
+                first = asyncio.create_task(counter.slow(1))
+                await asyncio.sleep(0.2)
+                others = [asyncio.create_task(counter.slow(0.1)) for _ in range(5)]
+                await asyncio.sleep(0.2)
+                for other in others:
+                    other.cancel()
+                await first
+                say(await counter.count)
+        asyncio.run(main())
+    """).said()
+    assert said == [1]
+
+
+def test_stand_ins_and_streams_that_are_forgotten(scripts: Scripts) -> None:
+    """They take no room at the object, nor descriptors here."""
+    said = run(
+        scripts,
+        """
+        import gc
+        name = bus.nodes()[0]["id"]
+        for _ in range(300):
+            counter.upto(100)
+        counter.add(1)
+        def files():
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+        def settled(limit):
+            until = time.monotonic() + 20
+            while files() > limit and time.monotonic() < until:
+                time.sleep(0.1)
+            return files() <= limit
+        before = files()
+        for _ in range(70):
+            attached = bus.attach(name)
+            attached.count
+            del attached
+            assert settled(before + 40)
+        say([list(counter.upto(3)), settled(before + 20)])
+        """,
+    )
+    assert said == [[[0, 1, 2], True]]
+
+
+def test_a_slow_cleanup_at_the_end_of_the_bus(scripts: Scripts) -> None:
+    (scripts.folder / "leaving.py").write_text(
+        textwrap.dedent("""
+            import time
+            class Leaving:
+                def __init__(self, topic):
+                    self.topic = topic
+                def cleanup(self):
+                    time.sleep(1)
+                    print("left in peace", flush=True)
+                def what(self):
+                    return self.topic
+        """)
+    )
+    script = scripts.start("""
+        import leaving
+        listener = rmbus.connect()
+        with rmbus.connect() as bus:
+            far = bus.ship(leaving.Leaving("t"))
+            kept = listener.attach(bus.nodes()[0]["id"])
+            say(far.what())
+            bus.release(far)
+            time.sleep(0.1)
+        until = time.monotonic() + 10
+        while listener.nodes() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    """)
+    status, said, err = script.end()
+    assert (status, said) == (0, ["t"])
+    assert "left in peace" in err
