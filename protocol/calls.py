@@ -1,8 +1,8 @@
 """What a caller and a remote object say to each other: the value of a `Data` frame, a list that begins `[call, word]`.
 
 `call` is the number of a call, counted by its caller from 1 up. What follows the word is in `Request` and `Reply`.
-Values are pickles, `[pickle, *buffers]`: what goes to the object by `rmbus.shipping.pickling`, what comes back by
-`rmbus.shipping.returning`; each buffer is an array of uint8.
+What goes to the object is a pickle, what comes back is told by `rmbus.shipping.returning`; the large buffers of either
+follow, each an array of uint8.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What an object answers: `[call, word, type, message, traceback, pickle, *buffers]`.
+    """What an object answers: `[call, word, type, message, traceback, told, *buffers]`.
 
     Attributes:
         word: of `ANSWERS`.
         type_name, message, traceback: of what was raised.
-        pickle, buffers: the value, or the item.
+        told, buffers: the value, or the item, by `rmbus.shipping.returning`.
     """
 
     call: int
@@ -87,7 +87,7 @@ class Reply(NamedTuple):
     type_name: str = ""
     message: str = ""
     traceback: str = ""
-    pickle: bytes = b""
+    told: bytes = b""
     buffers: Sequence[Any] = ()
 
     def to_wire(self) -> list[Any]:
@@ -106,7 +106,7 @@ class Reply(NamedTuple):
                 fields: list[Any] = [*value[:6], buffers]
                 found = cls(*fields)
             case _:
-                raise MalformedFrame("a reply is [call, word, type, message, traceback, pickle, buffers...]")
+                raise MalformedFrame("a reply is [call, word, type, message, traceback, told, buffers...]")
         if found.word not in ANSWERS:
             raise MalformedFrame(f"a reply says {found.word[:40]!r}, which is no answer")
         return found

@@ -157,7 +157,7 @@ class Handle:
     def read(self, reply: Reply) -> Any:
         """Return the value of a reply; raise what it says was raised."""
         if reply.word != "raised":
-            return returning.load(reply.pickle, reply.buffers)
+            return returning.load(reply.told, reply.buffers)
         raise node_error(
             reply.message,
             node=self.about.name,

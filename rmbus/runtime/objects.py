@@ -323,7 +323,7 @@ class ObjectLoop(Ends):
                     _close(flow.steps)
             return False
         arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-        self._answer(key, Reply(key[1], word, pickle=data, buffers=arrays))
+        self._answer(key, Reply(key[1], word, told=data, buffers=arrays))
         return True
 
     def _fail(self, key: Key, error: BaseException, request: Request, *, was_late: bool | None = None) -> None:
