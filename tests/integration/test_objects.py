@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,8 @@ class Counter:
     def fail(self, text):
         raise LookupError(text)
 
-    def endless(self, path=None):
+    def endless(self, *words):
+        print(*words, end="\\n" if words else "", flush=True)
         try:
             while True:
                 time.sleep(0.01)
@@ -131,6 +131,12 @@ def more(scripts: Scripts, text: str) -> None:
     """Add classes to the module of Counter."""
     file = scripts.folder / "counting.py"
     file.write_text(file.read_text() + textwrap.dedent(text))
+
+
+def hears_that_it_runs(script: Script) -> bool:
+    """Wait until a script hears its object print that `endless` runs."""
+    assert script.process.stderr is not None
+    return "runs" in script.process.stderr.readline()
 
 
 def run(scripts: Scripts, text: str) -> list[Any]:
@@ -419,15 +425,16 @@ def test_ctrl_c_stops_the_call(scripts: Scripts) -> None:
             counter = bus.ship(counting.Counter(5))
             say("up")
             try:
-                counter.endless()
+                counter.endless("runs")
             except KeyboardInterrupt:
                 say(counter.name)
                 say(counter.add(1))
     """)
     assert script.heard() == "up"
-    time.sleep(0.3)
+    assert hears_that_it_runs(script)
     script.kill(signal.SIGINT)
-    assert script.said() == ["was stopped", 6]
+    status, said, _ = script.end()
+    assert (status, said) == (0, ["was stopped", 6])
 
 
 def test_several_threads(scripts: Scripts) -> None:
@@ -612,13 +619,14 @@ def test_a_caller_that_dies_in_a_call(scripts: Scripts) -> None:
         bus = rmbus.connect()
         counter = bus.attach({name!r})
         say(counter.add(1))
-        counter.endless()
+        counter.endless("runs")
     """)
     assert second.heard() == 2
-    time.sleep(0.3)
+    assert hears_that_it_runs(second)
     second.kill(signal.SIGKILL)
     first.tell()
-    assert first.said() == [[3, "was stopped"]]
+    status, said, _ = first.end()
+    assert (status, said) == (0, [[3, "was stopped"]])
 
 
 def test_closed_while_a_call_waits(scripts: Scripts) -> None:
