@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-
-import zmq
+from typing import TYPE_CHECKING
 
 from rmbus.errors import Broken
 from rmbus.protocol import messages
-from rmbus.runtime.ends import Ends
 from rmbus.transport.counters import Page
 from rmbus.transport.umbilical import close_all, descriptor_at
+
+if TYPE_CHECKING:  # a process imports this before it is confined, and numpy starts threads
+    from rmbus.runtime.ends import Ends
 
 
 def wire(
@@ -53,6 +54,8 @@ def _given(descriptors: list[int], place: int) -> int | None:
 @contextlib.contextmanager
 def _linking(edge: str) -> Generator[None]:
     """Name the edge that cannot be linked, since no descriptor is left, say."""
+    import zmq
+
     try:
         yield
     except (OSError, zmq.ZMQError) as error:

@@ -20,6 +20,7 @@ from rmbus.errors import Broken, Closed, RmbusError
 from rmbus.protocol import messages
 from rmbus.runtime import confine, enter
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
+from rmbus.runtime.orders import wire
 from rmbus.transport.counters import Page
 from rmbus.transport.umbilical import Stripped, Umbilical, read_all
 
@@ -144,8 +145,6 @@ class Process:
 
     def _obey(self, loop: Any, message: messages.Message, descriptors: list[int]) -> None:
         """Carry out an order of the host, in the data thread."""
-        from rmbus.runtime.orders import wire
-
         if wire(loop, message, descriptors, self._say, self._start.session):
             return
         if isinstance(message, messages.Go):
