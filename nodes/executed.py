@@ -25,6 +25,7 @@ from rmbus.errors import ConfinementError, RmbusError
 from rmbus.nodes.guard import check, guarded_builtins
 from rmbus.nodes.handing import HEADER, message, value_of
 from rmbus.runtime import alone
+from rmbus.runtime.failures import last_bytes, sendable, text_of
 
 SOURCE: Final = "<code>"
 """The file name of the code in its tracebacks."""
@@ -32,7 +33,7 @@ SOURCE: Final = "<code>"
 NO_RESULT: Final = "No result variable set"
 
 MAX_TEXT: Final = 20_000
-"""Characters of an error, and of a traceback."""
+"""Bytes of an error, and of a traceback."""
 
 
 def execute(source: str, input_data: object, modules: Sequence[str], given: Sequence[str]) -> object:
@@ -63,25 +64,20 @@ def told(error: BaseException) -> dict[str, str]:
         while about.stack and about.stack[0].filename != SOURCE:
             del about.stack[0]
         text = _text(error)
-        return {"error": _sendable(text), "traceback": _sendable("".join(about.format()))}
+        return {
+            "error": last_bytes(text, MAX_TEXT),
+            "traceback": last_bytes(sendable("".join(about.format())), MAX_TEXT),
+        }
     except MemoryError:
         return {"error": type(error).__name__, "traceback": ""}
 
 
 def _text(error: BaseException) -> str:
     name = type(error).__qualname__
-    try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001 - of a class of the code's own
-        text = f"(its message cannot be had: str() raised {type(second).__name__})"
+    text = text_of(error)
     if isinstance(error, MemoryError) and not text:
         text = f"more is needed than the {resource.getrlimit(resource.RLIMIT_AS)[0] >> 20} MiB that there are"
     return f"{name}: {text}" if text else name
-
-
-def _sendable(text: str) -> str:
-    """Return the end of a text, with what UTF-8 cannot hold escaped."""
-    return text[-MAX_TEXT:].encode("utf-8", "backslashreplace").decode()
 
 
 def _outcome(head: dict[str, Any], payload: memoryview, largest: int) -> bytes:

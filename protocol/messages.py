@@ -6,7 +6,7 @@ for. Unknown fields are ignored, unknown tags are answered with `Refused`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -311,10 +311,6 @@ class NodeEvent(Message):
     traceback: str = ""
     frame: int | None = None
     status: str = ""
-
-
-UPSTREAM_FAILED: Final = "UpstreamFailed"
-"""The `type_name` of a node that ended because one before it has failed, and not by itself."""
 
 
 @_message("linked")

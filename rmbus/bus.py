@@ -55,6 +55,7 @@ class Bus:
         self._opened: weakref.WeakSet[Publisher | Subscription] = weakref.WeakSet()
         self._is_closed = False
         self._greeting = threading.Lock()
+        self._keeping = threading.Lock()
         self._holding: Holding | None = None
         self._kept_nodes: dict[tuple[int | str, bytes], tuple[Handle, Node | str]] = {}
 
@@ -275,10 +276,11 @@ class Bus:
     def _applied(self, node: Node | str, config: Mapping[str, Any] | None) -> Handle:
         holding = self.holding()
         key = (node if isinstance(node, str) else id(node), dumps(dict(config or {})))
-        handle, _ = self._kept_nodes.get(key, (None, None))
-        if handle is None or handle.has_failed:
-            handle = Handle(holding, _ship_node(holding, node, config))
-            self._kept_nodes[key] = handle, node  # which is kept, so that its id stays its own
+        with self._keeping:
+            handle, _ = self._kept_nodes.get(key, (None, None))
+            if handle is None or handle.has_failed:
+                handle = Handle(holding, _ship_node(holding, node, config))
+                self._kept_nodes[key] = handle, node  # which is kept, so that its id stays its own
         return handle
 
     # --- for this package alone --------------------------------------------------------------------------------------

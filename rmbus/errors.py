@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 
 class RmbusError(Exception):
@@ -151,6 +152,10 @@ class NodeError(RmbusError):
         kind = f"{self.type_name}: " if self.type_name else ""
         remote = f"\n\nremote traceback:\n{self.traceback_text.rstrip()}" if self.traceback_text else ""
         return f"{kind}{self.message} ({place}{at}){remote}"
+
+
+UPSTREAM_FAILED: Final = "UpstreamFailed"
+"""The `type_name` of a node that ended because one before it has failed, and not by itself."""
 
 
 def node_error(

@@ -138,7 +138,15 @@ class Holding:
             python=sys.version_info[:2],
         )
         self._names[start.session] = name
-        reply = self._client.request(messages.Ship(start, LEASE_S, bool(instead_of)), state.data).result()
+        shipped = self._client.request(messages.Ship(start, LEASE_S, bool(instead_of)), state.data)
+        try:
+            reply = shipped.result()
+        except RmbusError:
+            raise
+        except BaseException:  # a signal: nobody waits for it any more
+            if not instead_of:  # else it may have taken the other's place meanwhile
+                self._client.request(messages.Release(start.session))
+            raise
         if isinstance(reply, messages.NodeEvent):
             if reply.state == "failed":
                 raise node_error(

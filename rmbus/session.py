@@ -21,7 +21,17 @@ import zmq
 from rmbus.accounts import INLINE, Accounts, inline_report, make_report
 from rmbus.client import HostClient, expect, find_connection
 from rmbus.embedded import EmbeddedHost
-from rmbus.errors import Closed, HostError, NodeError, PackagingError, PipelineError, RmbusError, Stalled, node_error
+from rmbus.errors import (
+    UPSTREAM_FAILED,
+    Closed,
+    HostError,
+    NodeError,
+    PackagingError,
+    PipelineError,
+    RmbusError,
+    Stalled,
+    node_error,
+)
 from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
 from rmbus.node import Node, declared_requirements, options_of
@@ -29,7 +39,6 @@ from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
-from rmbus.protocol.messages import UPSTREAM_FAILED
 from rmbus.report import NodeReport, Report
 from rmbus.results import Results, in_thread, through_processes
 from rmbus.runtime import inline

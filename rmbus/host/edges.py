@@ -21,6 +21,9 @@ from rmbus.transport.counters import Page
 from rmbus.transport.lanes import fast_pair
 from rmbus.transport.reactor import Reactor
 
+MOST_CALLS: Final = 1024
+"""Calls, or replies, that may wait; both ends see to it that there are fewer."""
+
 MAX_WINDOW: Final = 128
 """The greatest window of a reader of a topic."""
 
@@ -222,18 +225,7 @@ class Wiring:
         self, publisher: Endpoint, out: str, subscriber: Endpoint, into: str, topic: str, wish: messages.Join
     ) -> HostedEdge:
         """Join an output that is a topic to an input of a process that asked for it."""
-        link = messages.Link(
-            "",
-            next(self._numbers),
-            secrets.token_bytes(16),
-            producer=0,
-            out=out,
-            consumer=0,
-            into=into,
-            delivery=wish.delivery,
-            n=wish.n,
-            credit=_window(wish),
-        )
+        link = self._new_link(out, into, delivery=wish.delivery, n=wish.n, credit=_window(wish))
         return self.join(link, publisher, subscriber, topic=topic, last=wish.last)
 
     def call(
@@ -241,12 +233,12 @@ class Wiring:
     ) -> tuple[HostedEdge, HostedEdge]:
         """Join a process that calls an object to it, there and back; of each, the ports for calls and for replies."""
         (calls, replies), (its_calls, its_replies) = ports, its_ports
-        there = self._call_link(calls, its_calls)
-        back = self._call_link(replies, its_replies, is_back=True)
+        there = self._new_link(calls, its_calls, n=MOST_CALLS, credit=WINDOW)
+        back = self._new_link(its_replies, replies, n=MOST_CALLS, credit=WINDOW)
         return self.join(back, obj, caller), self.join(there, caller, obj)
 
-    def _call_link(self, out: str, into: str, *, is_back: bool = False) -> messages.Link:
-        out, into = (into, out) if is_back else (out, into)
+    def _new_link(self, out: str, into: str, *, n: int, credit: int, delivery: str = "reliable") -> messages.Link:
+        """Return an edge of no session, between an output and an input."""
         return messages.Link(
             "",
             next(self._numbers),
@@ -255,8 +247,9 @@ class Wiring:
             out=out,
             consumer=0,
             into=into,
-            n=1024,  # the ends themselves see to it that there are fewer
-            credit=WINDOW,
+            delivery=delivery,
+            n=n,
+            credit=credit,
         )
 
     def leave(self, edge: HostedEdge) -> None:

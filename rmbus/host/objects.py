@@ -149,7 +149,15 @@ class Objects:
         reply(obj.held())
 
     def release(self, client: Client, request: messages.Release, reply: Reply) -> None:
-        """A client lets go of an object, or ends it."""
+        """A client lets go of an object, or ends it; one that is not there yet is given up."""
+        coming = self._coming.get(request.id)
+        if coming is client:
+            del self._coming[request.id]
+        elif isinstance(coming, HostedObject) and client in coming.holders:
+            coming.endpoint.worker.kill()
+        if coming is not None:
+            reply(messages.Ok())
+            return
         obj = self._known(request.id)
         if request.unheld and obj.holders != {client}:
             obj.holders.discard(client)

@@ -32,6 +32,9 @@ from rmbus.transport.counters import Page
 from rmbus.transport.lanes import DealerLane, FastLane
 from rmbus.transport.umbilical import Stripped, Umbilical
 
+RECHECK_S: Final = 0.5
+"""Whoever waits while another serves looks by himself after this time: that one may have been interrupted."""
+
 LEAVE_S: Final = 1.0
 """How long a host may take to hear that a process leaves it."""
 
@@ -65,13 +68,14 @@ class Caller(Ends):
 
     def __init__(self, umbilical: Umbilical, page: Page, name: str, host: str) -> None:
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         super().__init__([CALLS], page, NodeMemory(umbilical.send, self._lock))
         self._umbilical = umbilical
         self._name, self._host = name, host
         self._port = self._ports[CALLS]
         self._numbers = 0
         self._asked: dict[int, Answers] = {}
-        self._serving = threading.Lock()
+        self._server = 0  # the thread that serves, 0: none
         self._failure: RmbusError | None = None
         self._status = ""
         self._is_up = self._is_closed = False
@@ -88,9 +92,12 @@ class Caller(Ends):
 
     def disown(self) -> None:
         """Another process has it, of which this one is a child."""
-        self._lock, self._serving = threading.RLock(), threading.Lock()
+        self._lock, self._server = threading.RLock(), 0
+        self._changed = threading.Condition(self._lock)
         self._failure = Closed(f"{self._name} is called by another process: connect() after the fork, not before")
         self._umbilical.disown()
+        for end in (*self._lanes_in.values(), *(watched.end for watched in self._watched.values())):
+            end.close()
 
     def begin(self, timeout_s: float) -> None:
         """Wait until both edges are up.
@@ -154,15 +161,8 @@ class Caller(Ends):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(f"{self._name} has not answered within {timeout_s:g} s")
-            if self._serving.acquire(blocking=False):
-                try:
-                    if not answers.replies and self._failure is None:
-                        self._serve(left)
-                finally:
-                    self._serving.release()
-                    self._hand_over()
-            else:
-                answers.come.wait(left)
+            if not self._serve_if_free(left, answers):
+                answers.come.wait(RECHECK_S if left is None else min(left, RECHECK_S))
                 answers.come.clear()
         return self.taken(answers)
 
@@ -179,12 +179,7 @@ class Caller(Ends):
 
     def serve_at_once(self) -> None:
         """Serve what there is, unless somebody else serves: for an event loop, which watches `reactor`."""
-        if self._serving.acquire(blocking=False):
-            try:
-                self._serve(0)
-            finally:
-                self._serving.release()
-                self._hand_over()
+        self._serve_if_free(0)
 
     def close(self) -> None:
         """Leave the object; harmless when it was left."""
@@ -194,7 +189,7 @@ class Caller(Ends):
             self._is_closed = True
             self._fail(Closed(f"{self._name}: this end was closed"))
         self.reactor.call_soon(lambda: None)  # whoever serves sees it
-        self._serving.acquire(timeout=LEAVE_S)
+        self._wait_for_server()
         self._umbilical.finish()
         self._thread.join(LEAVE_S)
         self._umbilical.close()
@@ -231,9 +226,30 @@ class Caller(Ends):
                     self._fail(Broken("an answer was interrupted on its way"))
                     raise
 
+    def _serve_if_free(self, timeout_s: float | None, answers: Answers | None = None) -> bool:
+        """Serve, unless another thread does, or what is waited for has come; whether no other does."""
+        me = threading.get_ident()
+        try:
+            with self._lock:
+                if not self._server:
+                    self._server = me
+            if self._server == me and not (answers is not None and (answers.replies or self._failure is not None)):
+                self._serve(timeout_s)
+            return self._server == me
+        finally:
+            if self._server == me:
+                self._server = 0
+                self._hand_over()
+
+    def _wait_for_server(self) -> None:
+        """Wait, for a bounded time, until no other thread serves."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._server in (0, threading.get_ident()), LEAVE_S)
+
     def _hand_over(self) -> None:
         """Whoever has served has what he waited for: another may serve."""
-        with self._lock:
+        with self._changed:
+            self._changed.notify_all()
             for answers in self._asked.values():
                 answers.come.set()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from rmbus.protocol import messages
+from rmbus.errors import UPSTREAM_FAILED
 
 
 def type_name(error: BaseException) -> str:
     """Return the name of an error's type, by which the caller finds it again."""
     kind = type(error)
-    if kind.__name__ == messages.UPSTREAM_FAILED:
-        return messages.UPSTREAM_FAILED
+    if kind.__name__ == UPSTREAM_FAILED:
+        return UPSTREAM_FAILED
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 

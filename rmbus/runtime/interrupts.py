@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from types import FrameType
+from typing import Final, TypeVar
 
 CANCEL: Final = signal.SIGUSR2
 LIMIT: Final = signal.SIGALRM
+
+_T = TypeVar("_T")
 
 AGAIN_S: Final = 0.5
 """Code that goes on when its time is over is told so again."""
@@ -33,23 +35,25 @@ class Interrupts:
         signal.signal(CANCEL, self._arrived)
         signal.signal(LIMIT, self._arrived)
 
-    @contextmanager
-    def during(self, key: Key, limit_s: float) -> Generator[None]:
-        """Let what runs in the context be stopped: by `cancel(key)`, or when its time is over (0: it has any).
+    def run(self, key: Key, limit_s: float, call: Callable[[], _T]) -> _T:
+        """Call something that can be stopped: by `cancel(key)`, or when its time is over (0: it has any).
 
         Raises:
-            Interrupted: it was; `was_late` says whether by the time.
+            Interrupted: it was; `was_late` says whether by the time. Whatever `call` raises.
         """
         self.was_late, self._cancelled = False, None
-        self._running = key
-        if limit_s:
-            signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
         try:
-            yield
-        finally:
-            self._running = None
+            self._running = key
             if limit_s:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
+            return call()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Nothing runs any more: what arrives from the first line of this on stops nothing."""
+        self._running = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     @property
     def running(self) -> Key | None:
@@ -64,8 +68,8 @@ class Interrupts:
         signal.pthread_kill(self._thread, CANCEL)
         return True
 
-    def _arrived(self, number: int, frame: Any) -> None:
-        if self._running is None:
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self._running is None or (frame is not None and frame.f_code is Interrupts._leave.__code__):
             return  # it has ended meanwhile
         if number == LIMIT:
             self.was_late = True

@@ -23,7 +23,7 @@ from rmbus.media import datum
 from rmbus.protocol import lane, messages
 from rmbus.protocol.calls import CALLS, MAX_TEXT, REPLIES, WINDOW, Reply, Request
 from rmbus.protocol.frames import Kind
-from rmbus.runtime.ends import Ends
+from rmbus.runtime.ends import TRIM_S, Ends
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
 from rmbus.runtime.interrupts import Interrupted, Interrupts, Key
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
@@ -39,8 +39,6 @@ MAX_FLOWS: Final = 256
 
 MAX_VOID: Final = 4096
 """Calls that were cancelled before they were seen."""
-
-TRIM_S: Final = 1.0
 
 
 class Flow:
@@ -148,8 +146,8 @@ class ObjectLoop(Ends):
             self._close_flow(key)
         else:
             try:
-                with self._interrupts.during(key, request.limit_ms / 1000):
-                    outcome = self._carry_out(request)
+                carry_out = partial(self._carry_out, request)
+                outcome = self._interrupts.run(key, request.limit_ms / 1000, carry_out)
                 self._give(key, outcome, request)
             except BaseException as error:  # noqa: BLE001 - the supervisor around user code
                 self._fail(key, error, request)
@@ -226,8 +224,7 @@ class ObjectLoop(Ends):
             return
         flow.credit -= 1
         try:
-            with self._interrupts.during(key, 0):
-                item = next(steps, _END)
+            item = self._interrupts.run(key, 0, lambda: next(steps, _END))
         except BaseException as error:  # noqa: BLE001 - the supervisor around user code
             self._end_flow(key, error)
             return
@@ -272,8 +269,7 @@ class ObjectLoop(Ends):
             flow.task.cancel()
         try:
             if not isinstance(flow.steps, AsyncIterator):
-                with self._interrupts.during(key, 0):
-                    _close(flow.steps)
+                self._interrupts.run(key, 0, partial(_close, flow.steps))
             elif inspect.isasyncgen(flow.steps) and flow.task is None:
                 self._tasks[key] = self._loop.create_task(self._close_async(key, flow.steps))
                 return

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -120,15 +121,12 @@ def load_arguments(data: bytes, buffers: Sequence[Any]) -> Any:
     Raises:
         PackagingError: a module that it refers to is not here.
     """
-    try:
+    with _loading(
+        "an argument",
+        "was not shipped with the object",
+        "import that module in a module of the object's, or name its file when it is shipped: files=[...]",
+    ):
         return pickle.loads(data, buffers=buffers)
-    except ModuleNotFoundError as error:
-        raise PackagingError(
-            f"an argument needs module {error.name!r}, which was not shipped with the object: {error}\n"
-            "import that module in a module of the object's, or name its file when it is shipped: files=[...]"
-        ) from error
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise PackagingError(f"the arguments cannot be loaded: they were cut off or damaged ({error})") from error
 
 
 def trace(obj: object) -> Trace:
@@ -161,15 +159,23 @@ def loads(data: bytes | memoryview, folder: Path | None = None) -> Any:
         PackagingError: a module that the state refers to is not here, or the bytes are no pickle. What the imported
             modules themselves raise is passed on as it is.
     """
-    try:
+    with _loading(
+        "the state", "is neither shipped nor on this host", "install it there, or add it to the requirements"
+    ):
         return _Unpickler(io.BytesIO(data), folder).load()
+
+
+@contextmanager
+def _loading(what: str, missing: str, advice: str) -> Generator[None]:
+    """Say what cannot be loaded, why, and what to do."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise PackagingError(
-            f"to load the state, module {error.name!r} is needed, which is neither shipped nor on this host: {error}\n"
-            "install it there, or add it to the requirements"
+            f"to load {what}, module {error.name!r} is needed, which {missing}: {error}\n{advice}"
         ) from error
     except (pickle.UnpicklingError, EOFError) as error:
-        raise PackagingError(f"the state cannot be loaded: it was cut off or damaged ({error})") from error
+        raise PackagingError(f"{what} cannot be loaded: it was cut off or damaged ({error})") from error
 
 
 class _ArgumentPickler(CloudPickler):

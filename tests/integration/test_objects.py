@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from census import settles
 from scripting import Script, Scripts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # real processes
@@ -137,6 +138,11 @@ def hears_that_it_runs(script: Script) -> bool:
     """Wait until a script hears its object print that `endless` runs."""
     assert script.process.stderr is not None
     return "runs" in script.process.stderr.readline()
+
+
+def processes(scripts: Scripts) -> set[str]:
+    """Return the folders of the host's processes, spares among them."""
+    return {each.name for each in scripts.run_folder().iterdir() if each.name.startswith("w")}
 
 
 def run(scripts: Scripts, text: str) -> list[Any]:
@@ -631,13 +637,13 @@ def test_a_caller_that_dies_in_a_call(scripts: Scripts) -> None:
 
 def test_closed_while_a_call_waits(scripts: Scripts) -> None:
     """The thread that waits is told so; a forked child is told to connect for itself."""
-    said = scripts.start("""
+    script = scripts.start("""
         import counting
         bus = rmbus.connect()
         counter = bus.ship(counting.Counter(1))
         def wait():
             try:
-                counter.endless()
+                counter.endless("runs")
             except Closed as error:
                 say("closed" in str(error))
         from rmbus.errors import Closed
@@ -651,12 +657,16 @@ def test_closed_while_a_call_waits(scripts: Scripts) -> None:
         os.waitpid(child, 0)
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.3)
+        hear()
         bus.close()
         thread.join(5)
         say(thread.is_alive())
-    """).said()
-    assert said == [True, True, False]
+    """)
+    assert script.heard() is True
+    assert hears_that_it_runs(script)
+    script.tell()
+    status, said, _ = script.end()
+    assert (status, said) == (0, [True, False])
 
 
 def test_what_cannot_come_back_harms_nobody(scripts: Scripts) -> None:
@@ -750,12 +760,52 @@ def test_a_slow_cleanup_at_the_end_of_the_bus(scripts: Scripts) -> None:
             kept = listener.attach(bus.nodes()[0]["id"])
             say(far.what())
             bus.release(far)
-            time.sleep(0.1)
         until = time.monotonic() + 10
         while listener.nodes() and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(0.2)
     """)
     status, said, err = script.end()
     assert (status, said) == (0, ["t"])
     assert "left in peace" in err
+
+
+def test_ctrl_c_while_it_is_shipped(scripts: Scripts) -> None:
+    """An object that nobody waits for any more is given up, though its `initialize` would never end."""
+    (scripts.folder / "starting.py").write_text(
+        "import time\nclass Endless:\n    def initialize(self):\n        print('runs', flush=True)\n"
+        "        while True:\n            time.sleep(0.01)\n"
+    )
+    script = scripts.start("""
+        import starting
+        bus = rmbus.connect()
+        try:
+            bus.ship(starting.Endless())
+        except KeyboardInterrupt:
+            say("interrupted")
+        hear()
+    """)
+    assert hears_that_it_runs(script)
+    before = processes(scripts)
+    script.kill(signal.SIGINT)
+    assert script.heard() == "interrupted"
+    assert settles(lambda: "" if len(processes(scripts)) < len(before) else str(processes(scripts)), 5.0) == ""
+
+
+def test_an_event_loop_that_has_ended(scripts: Scripts) -> None:
+    """What was awaited in it is stopped, at once; its late answer harms no later call, of a script without one."""
+    said = run(
+        scripts,
+        """
+        import asyncio
+        async def impatient():
+            try:
+                async with asyncio.timeout(0.2):
+                    await counter.later(30, "late")
+            except TimeoutError:
+                return "over"
+        for _ in range(3):
+            began = time.monotonic()
+            say([asyncio.run(impatient()), counter.add(1), time.monotonic() - began < 10])
+        """,
+    )
+    assert said == [["over", 6, True], ["over", 7, True], ["over", 8, True]]
