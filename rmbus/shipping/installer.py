@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def run(
     """
     try:
         done = subprocess.run(
-            [find_installer(), *arguments, *PROGRESS],
+            [*_dying_with_parent(), find_installer(), *arguments, *PROGRESS],
             input=stdin,
             env=environment(os.environ, constrained=constrained),
             cwd="/",
@@ -79,6 +80,12 @@ def run(
     except OSError as error:
         raise PackagingError(f"the installer cannot be started: {error}") from error
     return done.returncode, done.stdout, done.stderr
+
+
+def _dying_with_parent() -> list[str]:
+    """Return a command that has a program end with the process that started it, where there is one."""
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "KILL", "--"] if found else []
 
 
 def words(said: str) -> str:

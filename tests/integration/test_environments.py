@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -644,3 +645,22 @@ def test_what_a_node_runs_on_is_kept(tmp_path: Path, wheels: Path, monkeypatch: 
         assert not Path(first.python).exists()
     finally:
         asked.close()
+
+
+def test_a_script_that_is_killed_while_it_locks(tmp_path: Path) -> None:
+    """The installer ends with it, though the index never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        index.settimeout(30)
+        address = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        script = subprocess.Popen(
+            [sys.executable, "-c", "from rmbus.shipping.locking import lock\nlock(['something'])"],
+            env={**os.environ, "UV_DEFAULT_INDEX": address, "XDG_CACHE_HOME": str(tmp_path)},
+        )
+        asked, _ = index.accept()
+        with asked:
+            asked.settimeout(10)
+            assert asked.recv(1)
+            script.kill()
+            script.wait()
+            while asked.recv(65_536):
+                continue
