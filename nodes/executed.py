@@ -7,6 +7,7 @@ prints goes to its standard output.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import linecache
 import os
@@ -59,25 +60,22 @@ def execute(source: str, input_data: object, modules: Sequence[str], given: Sequ
 
 def told(error: BaseException) -> dict[str, str]:
     """Return what is told of an error of the code, its traceback from the code on."""
-    try:
+    text, trace = type(error).__qualname__, ""
+    with contextlib.suppress(MemoryError):  # what was told up to there is told
+        text = _text(error)
         about = traceback.TracebackException.from_exception(error)
         while about.stack and about.stack[0].filename != SOURCE:
             del about.stack[0]
-        text = _text(error)
-        return {
-            "error": last_bytes(text, MAX_TEXT),
-            "traceback": last_bytes(sendable("".join(about.format())), MAX_TEXT),
-        }
-    except MemoryError:
-        return {"error": type(error).__name__, "traceback": ""}
+        trace = last_bytes(sendable("".join(about.format())), MAX_TEXT)
+    return {"error": text, "traceback": trace}
 
 
 def _text(error: BaseException) -> str:
     name = type(error).__qualname__
-    text = text_of(error)
+    text = text_of(error, MAX_TEXT)
     if isinstance(error, MemoryError) and not text:
         text = f"more is needed than the {resource.getrlimit(resource.RLIMIT_AS)[0] >> 20} MiB that there are"
-    return f"{name}: {text}" if text else name
+    return f"{name}: {last_bytes(text, MAX_TEXT)}" if text else name
 
 
 def _outcome(head: dict[str, Any], payload: memoryview, largest: int) -> bytes:

@@ -16,18 +16,22 @@ def type_name(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def text_of(error: BaseException) -> str:
-    """Return an error's message, as text that can be sent, also where its own `str()` fails."""
+def text_of(error: BaseException, size: int | None = None) -> str:
+    """Return an error's message, as text that can be sent, also where its own `str()` fails.
+
+    Args:
+        size: of a longer one the end, of so many characters; it is cut before it is copied.
+    """
     try:
         text = str(error)
     except BaseException as second:  # noqa: BLE001 - the supervisor around user code
         text = f"(its message cannot be had: str() raised {type(second).__name__})"
-    return sendable(text)
+    return sendable(text if size is None else text[-size:])
 
 
 def last_bytes(text: str, size: int) -> str:
     """Return the end of a text that is too long to be sent."""
-    return text.encode()[-size:].decode(errors="ignore")
+    return text[-size:].encode()[-size:].decode(errors="ignore")
 
 
 def sendable(text: str) -> str:

@@ -445,7 +445,7 @@ def _caller(port: str) -> str:
 def _raised(call: int, error: BaseException) -> Reply:
     if isinstance(error, Interrupted | asyncio.CancelledError):
         return _cancelled(call)
-    message, trace = last_bytes(text_of(error), MAX_TEXT), last_bytes(describe(error), MAX_TEXT)
+    message, trace = last_bytes(text_of(error, MAX_TEXT), MAX_TEXT), last_bytes(describe(error), MAX_TEXT)
     return Reply(call, "raised", type_name(error), message, trace)
 
 

@@ -100,7 +100,7 @@ class Process:
     def _failed(self, error: BaseException, loop: NodeLoop | ObjectLoop | None) -> None:
         from rmbus.media import read_only_advice
 
-        name, message = type_name(error), text_of(error)
+        name, message = type_name(error), text_of(error, 20_000)
         advice = read_only_advice(error)
         if advice is not None:
             message = f"{message}: {advice}"
