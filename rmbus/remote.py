@@ -17,10 +17,10 @@ import zmq
 from rmbus.client import HostClient
 from rmbus.errors import Closed, HostError, PackagingError, RmbusError, TransportError, node_error
 from rmbus.joined import enter
+from rmbus.printing import print_log
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.runtime.caller import Caller
-from rmbus.session import print_log
 from rmbus.shipping import package, pickling
 from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor
