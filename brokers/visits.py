@@ -13,9 +13,10 @@ import attrs
 from rmbus.errors import MalformedFrame
 from rmbus.protocol import messages
 from rmbus.protocol.lane import Buffer
-from rmbus.transport.lanes import FastLane
+from rmbus.transport.lane_ends import take_end
+from rmbus.transport.mirroring import Mirror
 from rmbus.transport.reactor import Reactor
-from rmbus.transport.umbilical import Umbilical, close_all, descriptor_at
+from rmbus.transport.umbilical import Umbilical, close_all
 from rmbus.transport.visits import Relay
 
 CLAIM_S: Final = 10.0
@@ -42,13 +43,9 @@ class Host(Relay):
 
     def _pass_on(self, message: messages.Message, descriptors: list[int]) -> None:
         if isinstance(message, messages.Input | messages.Output):
-            try:
-                lane = socket.socket(fileno=descriptor_at(descriptors, message.lane))
-            except OSError:
-                close_all(descriptors)
-                raise
-            close_all([each for place, each in enumerate(descriptors) if place != message.lane])
-            self.carry(message.edge, FastLane(lane))
+            page, end = take_end(message, descriptors)
+            mirror = Mirror(page, is_producer_near=isinstance(message, messages.Input))
+            self.carry(message.edge, end, mirror)
             self.say(message)
             return
         close_all(descriptors)
@@ -114,7 +111,7 @@ class Visits:
         """The connection to some places has gone."""
         for relay, place in list(self._there.values()):
             if is_lost(place):
-                relay.end("the connection was lost")
+                relay.lose("the connection was lost")
 
     def _forget(self, name: bytes) -> None:
         del self._there[name]

@@ -509,6 +509,14 @@ class Visit(Message):
     token: bytes = attrs.field(repr=False, validator=fields.token)
 
 
+@_message("counts")
+class Counts(Message):
+    """Between the two relays of a visit: what has been counted at this end of an edge."""
+
+    edge: int = attrs.field(validator=_number)
+    counts: list[int] = attrs.field(validator=fields.counts)
+
+
 @_message("bridge")
 class Bridge(Message):
     """To a gateway: carry an edge to or from another machine."""

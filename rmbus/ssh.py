@@ -1,8 +1,8 @@
 """Hosts that are reached by the user's own ssh: `ssh://[user@]host[:port][/path/to/rmbus]`.
 
 One `ssh` runs `rmbus host --for-ssh` there, which finds a host of that user or starts one, and tells how to speak to
-it. The sockets of that host are then forwarded over the same connection (`ssh -O forward`, see ssh(1) under ControlMaster),
-so nothing listens on a port, and no key of ours has to be set up. `$RMBUS_SSH` is the command to use instead of `ssh`,
+it. The sockets of that host are then forwarded over the same connection (`ssh -O forward`, see ssh(1) under
+ControlMaster), so nothing listens on a port, and no key of ours has to be set up. `$RMBUS_SSH` is the command to use instead of `ssh`,
 with arguments if need be.
 """
 
@@ -14,6 +14,7 @@ import os
 import select
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -75,8 +76,8 @@ class Target:
         user = unquote(parts.username or "")
         if not host or host.startswith("-") or user.startswith("-") or parts.password or parts.query or parts.fragment:
             raise ConnectFailed(
-                f"{address!r} is no address: write ssh://[user@]host[:port], and behind it where rmbus is there if it is "
-                "not on the path: ssh://box/opt/venv/bin/rmbus. Passwords are ssh's own to ask for"
+                f"{address!r} is no address: write ssh://[user@]host[:port], and behind it where rmbus is there if it "
+                "is not on the path: ssh://box/opt/venv/bin/rmbus. Passwords are ssh's own to ask for"
             )
         return cls(f"{user}@{host}" if user else host, port, unquote(parts.path) or "rmbus")
 
@@ -153,10 +154,22 @@ class Tunnel:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConnectFailed(f"ssh cannot forward the sockets of the host at {self._address}: {error}") from error
         if done.returncode:
-            raise ConnectFailed(
-                f"ssh cannot forward the sockets of the host at {self._address} (is AllowStreamLocalForwarding on in "
-                f"the sshd_config there?): {done.stderr.decode(errors='replace').strip()}"
-            )
+            raise self._not_forwarded(done.stderr.decode(errors="replace").strip())
+        # Whether the far side allows it shows when the socket is used, and not before: a host greets whoever connects.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+            probe.settimeout(FORWARD_S)
+            try:
+                probe.connect(str(self._folder.path / SOCKETS[0]))
+                if not probe.recv(1):
+                    raise self._not_forwarded("it was refused there" + self._told())
+            except OSError as error:
+                raise self._not_forwarded(str(error)) from error
+
+    def _not_forwarded(self, why: str) -> ConnectFailed:
+        return ConnectFailed(
+            f"ssh cannot forward the sockets of the host at {self._address} (is AllowStreamLocalForwarding on in the "
+            f"sshd_config there?): {why}"
+        )
 
     def _program(self) -> list[str]:
         return shlex.split(os.environ.get("RMBUS_SSH", "")) or ["ssh"]

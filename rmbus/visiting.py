@@ -20,6 +20,7 @@ from rmbus.protocol.lane import Buffer
 from rmbus.runtime.forks import own
 from rmbus.transport import counters
 from rmbus.transport.lanes import FastLane, fast_pair
+from rmbus.transport.mirroring import Mirror
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import Connection
 from rmbus.transport.sockets import Curve, Socket, open_socket
@@ -49,9 +50,10 @@ class Process(Relay):
             self.hand_on(attrs.evolve(message, page=0, package=-1, state=-1), [counters.create()])
         elif isinstance(message, messages.Input | messages.Output):
             ours, theirs = fast_pair()
-            given = [counters.create(), theirs.detach()]
-            self.carry(message.edge, FastLane(ours))
-            self.hand_on(attrs.evolve(message, page=0, lane=1, path=""), given)
+            is_ours = isinstance(message, messages.Output)
+            mirror = self.mirror(message.edge) or Mirror.made(is_producer_near=is_ours)
+            self.carry(message.edge, FastLane(ours), mirror)
+            self.hand_on(attrs.evolve(message, page=0, lane=1, path=""), [mirror.lend(), theirs.detach()])
         elif isinstance(message, messages.Gone):
             self.take_down(message.edge, partial(self.hand_on, message))
         else:
@@ -152,7 +154,7 @@ class Visit:
     def _lost(self, monitor: Socket) -> None:
         recv_monitor_message(monitor)
         assert self._relay is not None
-        self._relay.end("the connection to the host was lost")
+        self._relay.lose("the connection to the host was lost")
 
     def _serve(self) -> None:
         try:

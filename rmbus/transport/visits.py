@@ -21,7 +21,8 @@ from rmbus.protocol import lane, messages
 from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import MAX_PAYLOAD_BYTES
 from rmbus.transport.lanes import FastLane
-from rmbus.transport.reactor import Reactor
+from rmbus.transport.mirroring import TELL_S, Mirror
+from rmbus.transport.reactor import Reactor, Timer
 from rmbus.transport.umbilical import Umbilical, close_all
 
 WORDS: Final = 0
@@ -50,10 +51,18 @@ def unpack_number(part: Buffer) -> int:
 
 
 class Carried:
-    """One lane: this end of it, and what goes on from it to the far relay."""
+    """One lane: this end of it, and what goes on from it to the far relay.
 
-    def __init__(self, reactor: Reactor, end: FastLane, send: Callable[[Sequence[Buffer]], None]) -> None:
+    Attributes:
+        mirror: its account. tell_counts: tells the far relay of that; set before anything is read.
+    """
+
+    def __init__(
+        self, reactor: Reactor, end: FastLane, mirror: Mirror, send: Callable[[Sequence[Buffer]], None]
+    ) -> None:
         self._reactor, self._end, self._send = reactor, end, send
+        self.mirror = mirror
+        self.tell_counts: Callable[[], None] = _nothing
         self._behind = 0
         self._on_settled: Callable[[], None] | None = None
         self._is_closed = False
@@ -77,6 +86,8 @@ class Carried:
                 return
             if message is None:
                 return
+            if self.mirror.ends():
+                self.tell_counts()
             self._send(lane.encode(message))
 
     def deliver(self, parts: Sequence[memoryview]) -> None:
@@ -161,7 +172,8 @@ class Relay(ABC):
     ) -> None:
         self._reactor, self._umbilical, self._send, self._on_over = reactor, umbilical, send, on_over
         self._carried: dict[int, Carried] = {}
-        self._is_over = False
+        self._is_over = self._is_lost = False
+        self._timer: Timer | None = None
         reactor.add(umbilical.fileno(), self._hear)
 
     @property
@@ -179,13 +191,23 @@ class Relay(ABC):
                 if number in self._carried:  # else it has been taken down here meanwhile
                     self._carried[number].deliver(rest)
             elif rest:
-                self._told(messages.decode(rest[0])[1])
+                message = messages.decode(rest[0])[1]
+                if not isinstance(message, messages.Counts):
+                    self._told(message)
+                elif message.edge in self._carried:
+                    self._carried[message.edge].mirror.learn(message.counts)
             else:
                 self._far_ended()
         except messages.UnknownTag:
             return  # a later version says more
         except RmbusError as error:
             self.end(str(error))
+
+    def lose(self, reason: str) -> None:
+        """The connection is gone: what came by it before is passed on, then this side ends."""
+        if not (self._is_over or self._is_lost):
+            self._is_lost = True
+            self._guarded(partial(self.settle, partial(self.end, reason)))
 
     def end(self, reason: str) -> None:
         """End it now, at this side; who is at the umbilical sees it."""
@@ -196,7 +218,10 @@ class Relay(ABC):
         self._umbilical.close()
         for each in self._carried.values():
             each.close()
+            each.mirror.close()
         self._carried.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         self._over(reason)
         self._on_over()
 
@@ -228,10 +253,27 @@ class Relay(ABC):
         """Say that nothing more comes from this side."""
         self._put(WORDS, [])
 
-    def carry(self, edge: int, end: FastLane) -> None:
-        """Send on what comes by a lane, and pass on by it what comes for it."""
-        carried = self._carried[edge] = Carried(self._reactor, end, partial(self._put, edge))
+    def carry(self, edge: int, end: FastLane, mirror: Mirror) -> None:
+        """Send on what comes by a lane, and pass on by it what comes for it; and so with what its ends count.
+
+        An edge that is known gets another lane, since another process is at its end now.
+        """
+        earlier = self._carried.get(edge)
+        if earlier is not None:
+            earlier.read()
+            earlier.when_settled(earlier.close)
+            if earlier.mirror is not mirror:
+                earlier.mirror.close()
+        carried = self._carried[edge] = Carried(self._reactor, end, mirror, partial(self._put, edge))
+        carried.tell_counts = partial(self._tell_counts, edge, mirror)
         carried.watch(partial(self._guarded, carried.read))
+        if self._timer is None:
+            self._timer = self._reactor.call_later(TELL_S, self._tell_all_counts)
+
+    def mirror(self, edge: int) -> Mirror | None:
+        """Return the account of an edge that is carried."""
+        carried = self._carried.get(edge)
+        return None if carried is None else carried.mirror
 
     def take_down(self, edge: int, last: Callable[[], None]) -> None:
         """An edge is gone: what has come on its lane is sent on, what waits for room passed on; then it is closed."""
@@ -240,13 +282,15 @@ class Relay(ABC):
             last()
             return
         carried.read()
+        self._tell_counts(edge, carried.mirror)
 
         def close() -> None:
             if self._carried.get(edge) is carried:
                 del self._carried[edge]
             if not self._is_over:
                 last()
-            carried.close()
+                carried.close()
+                carried.mirror.close()
 
         carried.when_settled(close)
 
@@ -263,15 +307,29 @@ class Relay(ABC):
         for each in list(self._carried.values()):
             each.read()
             each.when_settled(one)
+        for edge, each in list(self._carried.items()):
+            self._tell_counts(edge, each.mirror)
         one()
 
+    def _tell_counts(self, edge: int, mirror: Mirror) -> None:
+        news = mirror.news()
+        if news is not None:
+            self.say(messages.Counts(edge, news))
+
+    def _tell_all_counts(self) -> None:
+        self._timer = None
+        for edge, carried in list(self._carried.items()):
+            self._tell_counts(edge, carried.mirror)
+        if self._carried and not self._is_over:
+            self._timer = self._reactor.call_later(TELL_S, self._tell_all_counts)
+
     def _put(self, number: int, parts: Sequence[Buffer]) -> None:
-        if self._is_over:
+        if self._is_over or self._is_lost:
             return
         try:
             self._send([pack_number(number), *parts])
         except Closed as error:
-            self._reactor.call_soon(partial(self.end, str(error)))
+            self._reactor.call_soon(partial(self.lose, str(error)))
 
     def _hear(self) -> None:
         """Take one message of the umbilical."""
@@ -307,3 +365,7 @@ class Relay(ABC):
             self._reactor.call_soon(partial(self.end, str(error)))
         finally:
             close_all(descriptors)
+
+
+def _nothing() -> None:
+    """There is nobody to tell yet."""

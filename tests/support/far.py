@@ -1,4 +1,4 @@
-"""Imported by a script, lets it see this machine's host as a process of another machine does: through its port alone."""
+"""Imported by a script, lets it see the host here as a process of another machine does: by its port alone."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Sshd:
         config: the client's configuration, to add to.
     """
 
-    def __init__(self, folder: Path, *, path: str | None = None) -> None:
-        """Prepare it; `path` is what logins have as `$PATH`, by default with this environment's programs in front."""
+    def __init__(self, folder: Path, *, more: str = "") -> None:
+        """Prepare it; `more` goes to its configuration."""
         self.folder = folder
         self.run_folder = Path(tempfile.mkdtemp(prefix="rmbus-box-", dir="/tmp"))  # the path of a socket must be short
         self.config = folder / "ssh_config"
@@ -40,11 +40,11 @@ class Sshd:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        path = path or f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder / 'host_key'}\nPidFile none\nStrictModes no\n"
             f"AuthorizedKeysFile {folder / 'authorized'}\nUsePAM no\nPasswordAuthentication no\nLogLevel VERBOSE\n"
-            f"SetEnv PATH={path} XDG_RUNTIME_DIR={self.run_folder} XDG_CACHE_HOME={folder / 'cache'}\n"
+            f"SetEnv PATH={path} XDG_RUNTIME_DIR={self.run_folder} XDG_CACHE_HOME={folder / 'cache'}\n{more}"
         )
         self.config.write_text(
             f"Host box\n  HostName 127.0.0.1\n  Port {self.port}\n  User {getpass.getuser()}\n"
