@@ -228,6 +228,27 @@ def test_a_pipeline_there(away: Away) -> None:
     away.settled()
 
 
+def test_two_boxes(away: Away) -> None:
+    """Nodes on two machines that ssh reaches may not be joined to each other, by way of this machine they may."""
+    text = away.box.config.read_text()
+    away.box.config.write_text(text + text.replace("Host box", "Host den").split("\n\n")[0])
+    status, said, err = away.scripts.start("""
+        import counting
+        far = counting.Double().options(on="ssh://den")
+        try:
+            (counting.Numbers().options(on="ssh://box") >> far >> counting.Sums()).run()
+        except RmbusError as error:
+            say(str(error))
+        near, last = counting.Double(), counting.Double().options(on="ssh://box", name="last")
+        report = (counting.Numbers() >> far >> near >> last >> counting.Sums()).run()
+        say(report.node("last").frames_in)
+    """).end(60)
+    assert status == 0, err
+    assert "neither ssh://box nor ssh://den can be reached by the other: put a node on 'local' between" in said[0]
+    assert said[1] == 200
+    away.settled()
+
+
 def test_the_command(away: Away) -> None:
     """`rmbus run --on ssh://…` runs the node of a file there."""
     (away.scripts.folder / "piece.py").write_text(
