@@ -171,6 +171,6 @@ def dialer(producer: str, consumer: str, listens: Mapping[str, bool]) -> str:
     if listens[producer]:
         return consumer
     raise PipelineError(
-        f"neither {producer} nor {consumer} can be reached by the other: put a node on 'local' between the two, or reach "
-        "one of them by its own address, of a host that was started with `rmbus host --listen`"
+        f"neither {producer} nor {consumer} can be reached by the other: put a node on 'local' between the two, or "
+        "reach one of them by its own address, of a host that was started with `rmbus host --listen`"
     )

@@ -2,8 +2,8 @@
 
 One `ssh` runs `rmbus host --for-ssh` there, which finds a host of that user or starts one, and tells how to speak to
 it. The sockets of that host are then forwarded over the same connection (`ssh -O forward`, see ssh(1) under
-ControlMaster), so nothing listens on a port, and no key of ours has to be set up. `$RMBUS_SSH` is the command to use instead of `ssh`,
-with arguments if need be.
+ControlMaster), so nothing listens on a port, and no key of ours has to be set up. `$RMBUS_SSH` is the command to use
+instead of `ssh`, with arguments if need be.
 """
 
 from __future__ import annotations

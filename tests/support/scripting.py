@@ -76,7 +76,7 @@ class Script:
     def said(self, timeout_s: float = 30) -> list[Any]:
         """Wait for its end, which must be a good one; return what it has said since."""
         status, said, err = self.end(timeout_s)
-        assert not status and not err, f"the script has ended with {status}:\n{err}"
+        assert (status, err) == (0, ""), f"the script has ended with {status}:\n{err}"
         return said
 
 
