@@ -141,7 +141,7 @@ def test_lanes_go_through(visiting: Visiting, kind: type[messages.Input]) -> Non
         for message in sent:
             if not one.lane.send(message):
                 visiting.until(one.lane.flush)
-        arrived = [visiting.until(lambda end=other: got(end.lane.receive())) for _ in sent]
+        arrived = [got(visiting.until(other.lane.receive)) for _ in sent]
         assert arrived == [got(message) for message in sent]
 
 
