@@ -130,7 +130,7 @@ class Host:
             offered=settings.pythons,
             prepared=settings.prepared,
         )
-        self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
+        self._pool = Pool(self.reactor, self._spawn, settings.spares, refill=settings.refill)
         self._gateway = GatewayChild(self._spawn_gateway, self.folder.path / "gateway.sock")
         self._directory = Directory()
         self._events = Events(self.reactor, self._context, settings.name, self._sessions)

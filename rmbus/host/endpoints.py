@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
+from rmbus.errors import RmbusError
 from rmbus.host.workers import Worker
 from rmbus.protocol import messages
+from rmbus.transport.reactor import Reactor
 from rmbus.transport.sockets import listen_unix
 
 
@@ -97,28 +100,29 @@ class Endpoint:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
+REFILL_S: Final = 0.1
+"""A spare that was taken is replaced so much later: what starts a process holds up the host, and the spare itself."""
+
+
 class Pool:
     """Spare processes, already confined and with their imports done; each serves one node, once."""
 
-    def __init__(self, spawn: Callable[[], Endpoint], size: int, *, refill: bool) -> None:
+    def __init__(self, reactor: Reactor, spawn: Callable[[], Endpoint], size: int, *, refill: bool) -> None:
+        self._reactor = reactor
         self._spawn = spawn
         self._size = size
         self._refill = refill
         self._spares: list[Endpoint] = []
-        self._closed = False
-        for _ in range(size):
-            self._add()
+        self._closed = self._is_filling = False
+        self._fill()
 
     def take(self) -> tuple[Endpoint, bool]:
         """Return a process, and whether it was warm: ready before it was asked for."""
+        self._fill_later()
         if not self._spares:
-            if self._refill:
-                self._add()
             return self._spawn(), False
         spare = next((spare for spare in self._spares if spare.worker.is_ready), self._spares[0])
         self._spares.remove(spare)
-        if self._refill:
-            self._add()
         return spare, spare.worker.is_ready
 
     def close(self) -> None:
@@ -126,6 +130,22 @@ class Pool:
         self._closed = True
         for spare in self._spares:
             spare.worker.kill()
+
+    def _fill_later(self) -> None:
+        if self._refill and not self._is_filling:
+            self._is_filling = True
+            self._reactor.call_later(REFILL_S, self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._is_filling = False
+        try:
+            self._fill()
+        except (RmbusError, OSError) as error:  # the machine may be full; who needs a process next, tries again
+            sys.stderr.write(f"rmbus: no spare process can be started: {error}\n")
+
+    def _fill(self) -> None:
+        while len(self._spares) < self._size and not self._closed:
+            self._add()
 
     def _add(self) -> None:
         spare = self._spawn()
@@ -135,8 +155,6 @@ class Pool:
     def _lost(self, spare: Endpoint) -> None:
         if spare in self._spares:
             self._spares.remove(spare)
-            if (
-                self._refill and not self._closed and spare.worker.is_ready
-            ):  # else it could not start, nor would another
-                self._add()
+            if not self._closed and spare.worker.is_ready:  # else it could not start, nor would another
+                self._fill_later()
         spare.remove()
