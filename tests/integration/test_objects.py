@@ -113,9 +113,12 @@ class Counter:
 '''
 
 
-@pytest.fixture(params=["here", "far"])
+everywhere = pytest.mark.parametrize("scripts", ["here", "far"], indirect=True)
+
+
+@pytest.fixture
 def scripts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scripts]:
-    """A host, and scripts on its machine; or that see it as from another one."""
+    """A host, and scripts on its machine; or, with `everywhere`, also some that see it as from another one."""
     (tmp_path / "counting.py").write_text(textwrap.dedent(COUNTING))
     package = tmp_path / "helping"
     package.mkdir()
@@ -125,7 +128,7 @@ def scripts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scripts]
     )
     (package / "deepest.py").write_text("from . import base\ndef one():\n    return base.ONE\n")
     (package / "base.py").write_text("ONE = 1\n")
-    with Scripts(tmp_path, far=request.param == "far") as scripts:
+    with Scripts(tmp_path, far=getattr(request, "param", "here") == "far") as scripts:
         yield scripts
 
 
@@ -152,6 +155,7 @@ def run(scripts: Scripts, text: str) -> list[Any]:
     return scripts.start(begin + textwrap.indent(textwrap.dedent(text), "    ")).said()
 
 
+@everywhere
 def test_methods_of_every_kind(scripts: Scripts) -> None:
     """State is kept between calls; the code it imports lazily is there; it runs in a confined process of its own."""
     said = run(
@@ -211,6 +215,7 @@ def test_names_it_does_not_have(scripts: Scripts) -> None:
     ]
 
 
+@everywhere
 def test_failures_arrive_as_they_are(scripts: Scripts) -> None:
     """Type, message, traceback with the source line, object and host; and what cannot come back is named."""
     said = run(
@@ -243,6 +248,7 @@ def test_failures_arrive_as_they_are(scripts: Scripts) -> None:
     assert said[4] == 6
 
 
+@everywhere
 def test_arrays_go_through_shared_memory(scripts: Scripts) -> None:
     """A large array arrives read-only, without a copy at the reader, and its result is right, many times."""
     said = run(
@@ -263,6 +269,7 @@ def test_arrays_go_through_shared_memory(scripts: Scripts) -> None:
     assert said == [False, "assignment destination is read-only"]
 
 
+@everywhere
 def test_a_stream_waits_for_its_reader(scripts: Scripts) -> None:
     """A generator runs no further ahead than its window, is closed with its reader, and others are served beside it."""
     more(
@@ -296,6 +303,7 @@ def test_a_stream_waits_for_its_reader(scripts: Scripts) -> None:
     assert said == [[[1, 2, 3], True, False], [203, True], [True]]
 
 
+@everywhere
 def test_state_comes_home_and_goes_elsewhere(scripts: Scripts) -> None:
     """Fetched, it is in the object that was shipped; restored in another, that goes on; replaced, new code has it."""
     more(
@@ -343,6 +351,7 @@ def test_state_comes_home_and_goes_elsewhere(scripts: Scripts) -> None:
     ]
 
 
+@everywhere
 def test_attach(scripts: Scripts) -> None:
     """Another process calls the same object; it lives on when the first has let go of it, and ends with the last."""
     first = scripts.start("""
@@ -375,6 +384,7 @@ def test_attach(scripts: Scripts) -> None:
     assert first.said() == [[]]
 
 
+@everywhere
 def test_a_client_that_vanishes(scripts: Scripts) -> None:
     """Its object lives for its lease, and another may take it over meanwhile; then it is ended."""
     script = scripts.start("""
@@ -405,6 +415,7 @@ def test_a_client_that_vanishes(scripts: Scripts) -> None:
     assert heir.said() == [2, [1, 2]]
 
 
+@everywhere
 def test_the_object_dies(scripts: Scripts) -> None:
     """Whoever waits is told at once how; so is whoever asks afterwards."""
     said = run(
@@ -424,6 +435,7 @@ def test_the_object_dies(scripts: Scripts) -> None:
     assert said[1] == ["HostError", False]
 
 
+@everywhere
 def test_ctrl_c_stops_the_call(scripts: Scripts) -> None:
     """It is stopped at the far end too, which cleans up and answers the next call."""
     script = scripts.start("""
@@ -501,6 +513,7 @@ def test_code_that_fails_as_it_starts(scripts: Scripts) -> None:
     assert "cleaned up" in err
 
 
+@everywhere
 def test_awaited(scripts: Scripts) -> None:
     """Of every kind, many at once; what is cancelled, or has run out of time, is stopped at the far end."""
     said = scripts.start("""
@@ -610,6 +623,7 @@ def test_nodes_are_called_by_name_and_by_value(scripts: Scripts) -> None:
     assert "Buffer cannot be built with {'wrong': 1}" in messages[3]
 
 
+@everywhere
 def test_a_caller_that_dies_in_a_call(scripts: Scripts) -> None:
     """Its call is stopped, and the object serves the others that hold it."""
     first = scripts.start("""
@@ -636,6 +650,7 @@ def test_a_caller_that_dies_in_a_call(scripts: Scripts) -> None:
     assert (status, said) == (0, [[3, "was stopped"]])
 
 
+@everywhere
 def test_closed_while_a_call_waits(scripts: Scripts) -> None:
     """The thread that waits is told so; a forked child is told to connect for itself."""
     script = scripts.start("""
@@ -689,6 +704,7 @@ def test_what_cannot_come_back_harms_nobody(scripts: Scripts) -> None:
     assert said == ["PackagingError"] * 4 + [6]
 
 
+@everywhere
 def test_calls_that_are_cancelled_while_another_runs(scripts: Scripts) -> None:
     """They are not run afterwards, though they had been sent."""
     said = scripts.start("""
@@ -709,6 +725,7 @@ def test_calls_that_are_cancelled_while_another_runs(scripts: Scripts) -> None:
     assert said == [1]
 
 
+@everywhere
 def test_stand_ins_and_streams_that_are_forgotten(scripts: Scripts) -> None:
     """They take no room at the object, nor descriptors here."""
     said = run(
