@@ -50,7 +50,7 @@ class Bus:
 
     def __init__(self, way: Way, timeout_s: float, address: str | None = None) -> None:
         self._way, connection = way, way.connection
-        self.address = address or connection.address
+        self.address = address if address is not None and connection.is_forwarded else connection.address
         self._connection = connection
         self._timeout_s = timeout_s
         self._opened: weakref.WeakSet[Publisher | Subscription] = weakref.WeakSet()

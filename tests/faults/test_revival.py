@@ -27,7 +27,8 @@ def lines(path: Path) -> list[int]:
     """Return the numbers that the sink was given; each picture bore one number at both its ends."""
     if not path.exists():
         return []
-    pairs = [line.split() for line in path.read_text().splitlines()]
+    whole, _, _ = path.read_text().rpartition("\n")  # the last line may be on its way
+    pairs = [line.split() for line in whole.splitlines()]
     assert all(first == last for first, last in pairs)
     return [int(first) for first, _ in pairs]
 

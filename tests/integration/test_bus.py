@@ -237,7 +237,7 @@ def test_no_host(tmp_path: Path) -> None:
     with Scripts(tmp_path, host=False) as scripts:
         said = scripts.start("""
             from rmbus.errors import ConnectFailed
-            for how in ({}, {"address": "tcp://127.0.0.1:7700"}, {"address": "ssh://garage"}, {"key": "abc"}):
+            for how in ({}, {"address": "tcp://127.0.0.1:7700"}, {"address": "http://garage"}, {"key": "abc"}):
                 try:
                     rmbus.connect(**how)
                 except ConnectFailed as error:
@@ -245,7 +245,7 @@ def test_no_host(tmp_path: Path) -> None:
         """).said()
     assert said[0] == "no host of yours is running on this machine: start one with `rmbus host`, or a pipeline"
     assert "at tcp://127.0.0.1:7700" in said[1]
-    assert said[2].startswith("cannot connect to ssh://garage yet: connect() reaches this user's hosts on this machine")
+    assert said[2].startswith("cannot connect to http://garage yet: connect() reaches this user's hosts on this machine")
     assert said[3].startswith("cannot connect with a key yet")
 
 
@@ -256,7 +256,7 @@ def test_by_address(scripts: Scripts) -> None:
     address = second.stdout.readline().split("listening on ")[1].split()[0]
     assert address.startswith("tcp://")
     said = scripts.start(f"""
-        from rmbus.joined import find_bus
+        from rmbus.client import find_bus
         one = rmbus.connect("{address}").publish("here")
         same = rmbus.connect(find_bus("{address}").local)
         say(same.address)
@@ -790,7 +790,7 @@ def test_events(scripts: Scripts) -> None:
         """
         sys.path.insert(0, SUPPORT)
         from streams import Count, Double, Take
-        from rmbus.joined import find_bus
+        from rmbus.client import find_bus
         pipeline = Pipeline([Count(200, every_s=0.01), Double(), Take()], name="sums")
         with pipeline.start(on=find_bus(None).address) as session:
             events = [dict(event) for event in session.events()]
