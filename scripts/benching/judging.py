@@ -92,6 +92,8 @@ def _value(measure: Measure, outcome: Outcome) -> float | None:
         return None if outcome.drops_exact is None else float(outcome.drops_exact)
     if measure == "copies":
         return None if outcome.copies is None else float(outcome.copies)
+    if measure == "p50_ms":
+        return float(np.median(outcome.latency_ns)) / 1e6
     return float(np.percentile(outcome.latency_ns, 99 if measure == "p99" else 50)) / 1e9
 
 

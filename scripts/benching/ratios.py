@@ -27,7 +27,7 @@ class Ratio:
     rounds: int
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def per_round(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:

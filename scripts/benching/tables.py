@@ -45,7 +45,7 @@ def verdict_cells(verdicts: Sequence[Verdict]) -> list[Cells]:
     lines: list[Cells] = []
     for verdict in verdicts:
         bar = verdict.bar
-        wanted = f"{'≥' if bar.above else '≤'} {bar.limit:.2f}"
+        wanted = f"{'≥' if bar.above else '≤'} {bar.limit:.3g}"
         found = "" if verdict.ratio is None else str(verdict.ratio)
         note = "; ".join(each for each in (verdict.rival and f"against {verdict.rival}", verdict.note) if each)
         lines.append((str(bar.ours.case), bar.name, bar.measure, wanted, found, verdict.word, note))
@@ -87,6 +87,11 @@ def markdown(
     """Return everything as a page of markdown."""
     parts = ["# Results", "", "What is measured and how: [README.md](README.md).", ""]
     parts += [f"- {name}: `{value}`" if name == "command" else f"- {name}: {value}" for name, value in facts.items()]
+    levels = {
+        (name, each.level) for (name, _), found in results.outcomes.items() for each in found.values() if each.level
+    }
+    if levels:
+        parts.append("- confinement of objects: " + ", ".join(f"{name} {level}" for name, level in sorted(levels)))
     parts += [f"- rounds: {results.rounds}", ""]
     parts += [f"![{plot.removesuffix('.svg').replace('-', ' ')}]({plot})" for plot in plots if plot.endswith(".svg")]
     for case in results.planned:
