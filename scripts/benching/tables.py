@@ -25,7 +25,8 @@ def case_cells(results: Results, case: Case) -> list[Cells]:
         if row.per_s is None:
             continue
         memory_mb = None if row.rss_bytes is None else row.rss_bytes / 1e6
-        figures = (row.p50_us, row.p99_us, row.per_s, row.cpu_s, cpu_s_per_gb(results, system, case), memory_mb)
+        per_gb = None if case.group == "ship" else cpu_s_per_gb(results, system, case)
+        figures = (row.p50_us, row.p99_us, row.per_s, row.cpu_s, per_gb, memory_mb)
         lines.append((system, *map(_figure, figures), str(row.lost)))
     return lines
 

@@ -1,8 +1,8 @@
 """gRPC and cloudpickle: a server unpickles objects and calls, and runs them in its own process, without confinement.
 
 Documented API: `grpc.server`, a generic handler, `channel.unary_unary` and `unary_stream`; the blocking ones took less
-time for a small call than `grpc.aio`. The modules go along by value (`cloudpickle.register_pickle_by_value`), each time,
-so that there is nothing to cache. Settings: as in `grpc_stream`.
+time for a small call than `grpc.aio`. The modules go along by value (`cloudpickle.register_pickle_by_value`), each
+time, so that there is nothing to cache. Settings: as in `grpc_stream`.
 """
 
 from __future__ import annotations

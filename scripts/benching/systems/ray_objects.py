@@ -1,7 +1,8 @@
 """Ray: an actor, with `runtime_env={"working_dir": folder}`, on a head that runs before the clock starts.
 
 Ray takes a folder for a whole job only, so new and edited code begins one (`ray.init(address=…, runtime_env=…)`); code
-that is known is an actor more of a job that has begun. Settings: as in `ray_actors`; streams by `num_returns="streaming"`.
+that is known is an actor more of a job that has begun. Settings: as in `ray_actors`; streams by
+`num_returns="streaming"`.
 """
 
 from __future__ import annotations
