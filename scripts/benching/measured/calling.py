@@ -44,6 +44,10 @@ class Shipper(Protocol):
 
     level: str
 
+    def leave(self) -> None:
+        """Put away what other code needed, before the clock starts."""
+        ...
+
     def begin(self, code: Code, *, is_known: bool) -> None:
         """Get ready for a code; one that is not known is got ready while the clock runs."""
         ...
@@ -104,6 +108,8 @@ class Client:
                 code.edit(1000 + trip)
             if is_known:
                 self.shipper.begin(code, is_known=True)
+            else:
+                self.shipper.leave()
             if "edited" not in kind:
                 code.tool()  # what a script has imported
             time.sleep(SETTLE_S)
@@ -145,8 +151,9 @@ class Client:
                 array[0] = array[-1] = number
                 began = time.monotonic_ns()
                 if self.task.workload == "stream":
-                    for place, item in enumerate(remote.items(STREAMED)):
-                        self._note(began, time.monotonic_ns(), item, place, code.salt)
+                    items = [(time.monotonic_ns(), item) for item in remote.items(STREAMED)]
+                    for place, (arrived, item) in enumerate(items):
+                        self._note(began, arrived, item, place, code.salt)
                 else:
                     result = remote.answer(array)
                     result.item(0)

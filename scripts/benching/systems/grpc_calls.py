@@ -90,6 +90,9 @@ class Client:
         self.call = self._channel.unary_unary("/Objects/Call")
         self.each = self._channel.unary_stream("/Objects/Each")
 
+    def leave(self) -> None:
+        """There is nothing to do."""
+
     def begin(self, code: Code, *, is_known: bool) -> None:
         """There is nothing to do."""
 

@@ -52,11 +52,16 @@ class Head:
         self._cluster = Cluster(initialize_head=True, head_node_args=arguments)
         self._job = ""
 
+    def leave(self) -> None:
+        """End the job before."""
+        ray.shutdown()
+        self._job = ""
+
     def begin(self, code: Code, *, is_known: bool) -> None:
         """Begin the job of a code."""
         if is_known and self._job == code.prefix:
             return
-        ray.shutdown()
+        self.leave()
         ray.init(
             address=self._cluster.address,
             runtime_env={"working_dir": str(code.folder)},

@@ -59,6 +59,9 @@ class Host:
         self.level: str = self.bus.nodes()[0]["level"]
         self.bus.release(proxy)
 
+    def leave(self) -> None:
+        """There is nothing to do."""
+
     def begin(self, code: Code, *, is_known: bool) -> None:
         """There is nothing to do."""
 
