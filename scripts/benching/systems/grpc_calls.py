@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it ships no types
 import grpc
 
 from benching.measured.calling import play
@@ -49,8 +49,9 @@ class Serving(grpc.GenericRpcHandler):
         key, name, args = cloudpickle.loads(data)
         if name == "release":
             del self._objects[key]
-            return cloudpickle.dumps(None)
-        return cloudpickle.dumps(getattr(self._objects[key], name)(*args))
+            return b""
+        result: bytes = cloudpickle.dumps(getattr(self._objects[key], name)(*args))
+        return result
 
     def _each(self, data: bytes, _context: Any) -> Iterator[bytes]:
         key, name, args = cloudpickle.loads(data)
@@ -66,7 +67,8 @@ class Shipped:
 
     def answer(self, array: Array) -> Array:
         """Call it."""
-        return cloudpickle.loads(self._client.call(cloudpickle.dumps((self._key, "answer", (array,)))))
+        found: Array = cloudpickle.loads(self._client.call(cloudpickle.dumps((self._key, "answer", (array,)))))
+        return found
 
     def items(self, count: int) -> Iterator[Array]:
         """Have a stream."""
