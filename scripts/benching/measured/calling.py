@@ -17,8 +17,12 @@ from benching.measured.records import Gauge, note
 from benching.measured.task import Task
 
 BURST = 10
-SETTLE_S = 1.5
-"""What processes that are kept ready take to be so again, before the clock starts."""
+SETTLE_S = 1.0
+LONGEST_SETTLE_S = 6.0
+LOOK_S = 0.25
+RESTING = 0.3
+"""Before the clock starts, processes that are kept ready become so: until all of the run's processes together use less
+than this share of a processor. Some have daemons that never rest, so it is waited for no longer than that."""
 
 STREAMED = 2000
 
@@ -112,8 +116,17 @@ class Client:
                 self.shipper.leave()
             if "edited" not in kind:
                 code.tool()  # what a script has imported
-            time.sleep(SETTLE_S)
+            self._settle()
             self._trip(code, trip, count, is_known=is_known)
+
+    def _settle(self) -> None:
+        time.sleep(SETTLE_S)
+        until = time.monotonic() + LONGEST_SETTLE_S - SETTLE_S
+        while time.monotonic() < until:
+            before_s = float(self.gauge.say("used?"))
+            time.sleep(LOOK_S)
+            if abs(float(self.gauge.say("used?")) - before_s) < RESTING * LOOK_S:
+                return
 
     def _trip(self, code: Code, number: int, count: int, *, is_known: bool) -> None:
         array = _argument(64, number)
