@@ -58,6 +58,13 @@ def judge(results: Results, bar: Bar) -> Verdict:
     return Verdict(bar, "holds" if holds else "fails", ratio, rival, note)
 
 
+def compared(results: Results, case: Case, measure: Measure, ours: str, theirs: str) -> Ratio | None:
+    """Return what a system takes over what another takes in a case, None where no round has measured both."""
+    mine, others = (_values(measure, results.of(name, case)) for name in (ours, theirs))
+    ratios = per_round(mine, others)
+    return summary(ratios) if ratios else None
+
+
 def _ratio(results: Results, bar: Bar, ours: str, theirs: str | None) -> Ratio:
     mine = results.of(ours, bar.ours.case)
     if bar.theirs is None or theirs is None:

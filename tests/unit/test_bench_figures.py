@@ -23,6 +23,7 @@ from benching.ratios import holds_above, holds_below, per_round, pooled_summary,
 from benching.rows import Row, cpu_s_per_gb, row_of, rows_of, write_json
 from benching.runs import Outcome, RunFailed, busy_rate, figures
 from benching.systems.rmbus_nodes import make_frame, place_of
+from benching.tables import case_cells, ratio_cells
 from benching.workloads import FULL, SIZES, Case, chosen, full_cases, quick_cases
 
 SMALL = Case("latency", 64, 30)
@@ -351,3 +352,34 @@ def test_an_edit_of_one_module_changes_what_the_object_answers(tmp_path: Path, m
     with pytest.raises(ValueError, match="did not arrive as it was sent"):
         code.tool().answer(array)
     code.edit(7)  # nothing of it stays imported
+
+
+def test_the_processor_time_so_far_tells_whether_a_run_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of all its processes; one that has ended counts no more."""
+    clocks = {1: 10.0, 2: 5.5}
+    monkeypatch.setattr("benching.gauge.marked", lambda mark: {1, 2, 3})
+    monkeypatch.setattr("benching.gauge.processor_s", lambda pid: clocks.get(pid))
+    assert Account("mark", 1).answer("used?") == "15.5"
+
+
+def test_small_ratios_are_told_with_what_matters_of_them() -> None:
+    """A thirtieth is no 0.03."""
+    assert str(summary([1 / 30])) == "0.033 [0.033, 0.033]"
+    assert str(summary([1.5])) == "1.50 [1.50, 1.50]"
+
+
+def test_objects_are_compared_with_each_of_the_others_round_by_round() -> None:
+    """Calls by their time, streams by their rate; the level stands behind the name."""
+    call, stream = Case("call", 64), Case("stream", 64)
+    names = ("rmbus-object", "ray-actor")
+    found = Results({call: names, stream: names, Case("chain", 64, 30, relays=4): names})
+    for number in range(3):
+        for name, p50, per_s in zip(names, (200, 1000 * (number + 1)), (30.0, 10.0), strict=True):
+            made = Outcome(np.full(4, p50), per_s, 1.0, 1.0, 1, 0, level="jail" if name == "rmbus-object" else "none")
+            for case in found.planned:
+                found.outcomes.setdefault((name, case), {})[number] = made
+    assert ratio_cells(found) == [
+        ("call 64B", "rmbus-object", "ray-actor", "p50", "0.10 [0.067, 0.20]", "3"),
+        ("stream 64B", "rmbus-object", "ray-actor", "per_s", "3.00 [3.00, 3.00]", "3"),
+    ]
+    assert [cells[0] for cells in case_cells(found, call)] == ["rmbus-object (jail)", "ray-actor (none)"]
