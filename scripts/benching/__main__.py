@@ -111,7 +111,8 @@ def _write(folder: Path, results: Results, verdicts: Sequence[Verdict], told: Ma
         plots = done.stdout.split()
     except (CannotInstall, subprocess.CalledProcessError) as error:
         print(f"bench: no plots: {error}", file=sys.stderr)
-    rules = os.path.relpath(PAGES / "README.md", folder)
+    is_ours = folder.resolve().is_relative_to(ROOT)
+    rules = os.path.relpath(PAGES / "README.md", folder) if is_ours else "README.md"
     page = tables.markdown(results, verdicts, told, plots, rules)
     (folder / "results.md").write_text(page, encoding="utf-8")
 
