@@ -8,6 +8,7 @@ from itertools import product
 from rich.console import Console
 from rich.table import Table
 
+from benching.bars import Measure
 from benching.campaign import Results
 from benching.catalogue import OURS
 from benching.judging import Verdict, compared
@@ -52,7 +53,7 @@ def ratio_cells(results: Results) -> list[Cells]:
         if case.group not in CALLING:
             continue
         ours = [name for name in results.planned[case] if name.startswith(OURS)]
-        measure = "p50" if case.has_latency else "per_s"
+        measure: Measure = "p50" if case.has_latency else "per_s"
         for name, other in product(ours, (each for each in results.planned[case] if each not in ours)):
             ratio = compared(results, case, measure, name, other)
             if ratio is not None:
