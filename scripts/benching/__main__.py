@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ QUICK_BUDGET_S = 35.0
 """What the runs of `--quick` take; imports, tables, plots and a last run that takes long are in the rest of 50 s."""
 
 QUICK_ROUNDS = 2
+
+PAGES = ROOT / "docs" / "benchmarks"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--write",
         type=Path,
         nargs="?",
-        const=ROOT / "docs" / "benchmarks",
+        const=PAGES,
         metavar="DIR",
         help="write a page and plots, by default to docs/benchmarks",
     )
@@ -108,7 +111,9 @@ def _write(folder: Path, results: Results, verdicts: Sequence[Verdict], told: Ma
         plots = done.stdout.split()
     except (CannotInstall, subprocess.CalledProcessError) as error:
         print(f"bench: no plots: {error}", file=sys.stderr)
-    page = tables.markdown(results, verdicts, told, plots)
+    is_ours = folder.resolve().is_relative_to(ROOT)
+    rules = os.path.relpath(PAGES / "README.md", folder) if is_ours else "README.md"
+    page = tables.markdown(results, verdicts, told, plots, rules)
     (folder / "results.md").write_text(page, encoding="utf-8")
 
 

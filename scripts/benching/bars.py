@@ -8,7 +8,7 @@ import attrs
 
 from benching.workloads import RELAYS, SIZES, SLEEP_S, Case
 
-Measure = Literal["p50", "p99", "per_s", "cpu", "drops", "copies", "hops"]
+Measure = Literal["p50", "p50_ms", "p99", "per_s", "cpu", "drops", "copies", "hops"]
 """What is compared. `drops` and `copies` are counts; `hops` is what a chain takes, without the one copy, over what the
 same chain takes with small messages."""
 
@@ -141,4 +141,21 @@ def _shapes() -> tuple[Bar, ...]:
     )
 
 
-BARS: Final = (*_latency(), *_throughput(), *_shapes())
+def _objects() -> tuple[Bar, ...]:
+    def call(size: str) -> Case:
+        return Case("call", SIZES[size])
+
+    cached, new, ours = Case("ship-cached", 64), Case("ship-new", 64), "rmbus-object"
+    grpc, ray = ("grpc-cloudpickle",), ("ray-actor",)
+    return (
+        Bar("cached code to first result, ms", "p50_ms", Side((ours,), cached), None, 25.0),
+        Bar("new code to first result, ms", "p50_ms", Side((ours,), new), None, 60.0),
+        _versus("p50", cached, ours, "ray", ray, 1 / 30),
+        _versus("p50", call("64B"), ours, "grpc", grpc, 1 / 2),
+        _versus("p50", call("64B"), ours, "ray", ray, 1 / 5),
+        _versus("p50", call("1MiB"), ours, "grpc", grpc, 1 / 5),
+        _versus("p50", call("24.9MB"), ours, "ray", ray, 1 / 4),
+    )
+
+
+BARS: Final = (*_latency(), *_throughput(), *_shapes(), *_objects())

@@ -134,7 +134,7 @@ class Campaign:
             return False
         results.outcomes.setdefault(key, {})[number] = outcome
         p50_us = float(np.median(outcome.latency_ns)) / 1e3
-        shown = f"p50 {p50_us:.0f} us" if case.rate_hz else f"{outcome.per_s:.0f}/s"
+        shown = f"p50 {p50_us:.0f} us" if case.has_latency else f"{outcome.per_s:.0f}/s"
         self.tell(f"round {number + 1}: {system.name}, {case}: {shown}")
         return True
 

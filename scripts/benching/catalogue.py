@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import attrs
 
-from benching.workloads import RELAYS, Case
+from benching.workloads import CALLING, RELAYS, Case
 
 Start = Literal["whole", "roles"]
 
@@ -54,6 +54,8 @@ class System:
         return (*readers, *(("relay", str(number)) for number in reversed(range(relays))), ("source", "0"))
 
 
+GRPC: Final = ("grpcio==1.85.1", "cloudpickle==3.1.2")
+
 SYSTEMS: Final = (
     System(OURS, "copy", "rmbus_bus"),
     System(OURS, "loan", "rmbus_bus"),
@@ -70,8 +72,11 @@ SYSTEMS: Final = (
     System("iceoryx2", "loan", "iceoryx2_services", "roles", ("iceoryx2==0.10.0",)),
     System("dora", "copy", "dora_flow", "whole", ("dora-rs==1.1.0", "dora-rs-cli==1.1.0", "pyarrow==26.0.1")),
     System("dora", "loan", "dora_flow", "whole", ("dora-rs==1.1.0", "dora-rs-cli==1.1.0", "pyarrow==26.0.1")),
-    System("grpc", "", "grpc_stream", "roles", ("grpcio==1.85.1",), loses=False),
+    System("grpc", "", "grpc_stream", "roles", GRPC, loses=False),
     System("ray", "", "ray_actors", "whole", ("ray==2.60.0",), loses=False),
+    System(OURS, "object", "rmbus_objects", groups=CALLING),
+    System("grpc", "cloudpickle", "grpc_calls", "whole", GRPC, CALLING),
+    System("ray", "actor", "ray_objects", "whole", ("ray==2.60.0",), CALLING),
 )
 
 RIVALS: Final = tuple(dict.fromkeys(system.family for system in SYSTEMS if system.family != OURS))

@@ -96,6 +96,8 @@ class Account:
                 return "yes" if self._flowing >= self._readers else "no"
             elif line == "over?":
                 return "yes" if self._ended >= self._readers else "no"
+            elif line == "used?":
+                return str(sum(processor_s(pid) or 0.0 for pid in marked(self._mark)))
             elif line == "begin":
                 self._look()
                 self._first = dict(self._latest)

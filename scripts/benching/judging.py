@@ -58,6 +58,13 @@ def judge(results: Results, bar: Bar) -> Verdict:
     return Verdict(bar, "holds" if holds else "fails", ratio, rival, note)
 
 
+def compared(results: Results, case: Case, measure: Measure, ours: str, theirs: str) -> Ratio | None:
+    """Return what a system takes over what another takes in a case, None where no round has measured both."""
+    mine, others = (_values(measure, results.of(name, case)) for name in (ours, theirs))
+    ratios = per_round(mine, others)
+    return summary(ratios) if ratios else None
+
+
 def _ratio(results: Results, bar: Bar, ours: str, theirs: str | None) -> Ratio:
     mine = results.of(ours, bar.ours.case)
     if bar.theirs is None or theirs is None:
@@ -92,6 +99,8 @@ def _value(measure: Measure, outcome: Outcome) -> float | None:
         return None if outcome.drops_exact is None else float(outcome.drops_exact)
     if measure == "copies":
         return None if outcome.copies is None else float(outcome.copies)
+    if measure == "p50_ms":
+        return float(np.median(outcome.latency_ns)) / 1e6
     return float(np.percentile(outcome.latency_ns, 99 if measure == "p99" else 50)) / 1e9
 
 

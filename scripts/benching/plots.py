@@ -17,7 +17,15 @@ from matplotlib import pyplot as plt
 
 Rows = list[dict[str, Any]]
 
-LABELS = {64: "64 B", 1920: "1.9 KB", 65_536: "64 KB", 921_600: "0.92 MB", 6_220_800: "6.2 MB", 24_883_200: "24.9 MB"}
+LABELS = {
+    64: "64 B",
+    1920: "1.9 KB",
+    65_536: "64 KB",
+    921_600: "0.92 MB",
+    6_220_800: "6.2 MB",
+    1 << 20: "1 MiB",
+    24_883_200: "24.9 MB",
+}
 mpl.rcParams["svg.hashsalt"] = "rmbus"  # the same figures give the same file
 
 
@@ -38,6 +46,13 @@ def main() -> None:
     for workload in ("fanout4", "fanout16", "chain"):
         chosen = [row for row in rows if row["workload"] == workload and row["size_bytes"] == 6_220_800]
         columns(chosen, "p50_us", f"{workload}, 6.2 MB at 30 Hz, median", "µs", folder / workload)
+
+    for workload in ("ship-new", "ship-cached", "ship-edited", "ship-new-burst", "ship-cached-burst"):
+        chosen = [row for row in rows if row["workload"] == workload]
+        columns(chosen, "p50_us", f"{workload}, to first result, median", "µs", folder / workload)
+    lines([row for row in rows if row["workload"] == "call"], "p50_us", "a call, median", "µs", folder / "call")
+    chosen = [row for row in rows if row["workload"] == "stream"]
+    columns(chosen, "per_s", "a stream of 64 B", "items/s", folder / "stream")
 
 
 def lines(rows: Rows, key: str, title: str, unit: str, path: Path) -> None:

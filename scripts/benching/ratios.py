@@ -27,7 +27,12 @@ class Ratio:
     rounds: int
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{told(self.median)} [{told(self.low)}, {told(self.high)}]"
+
+
+def told(value: float) -> str:
+    """Return a ratio as tables show it: with two decimals, and more of a small one."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def per_round(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:

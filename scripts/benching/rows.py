@@ -42,7 +42,7 @@ def row_of(results: Results, system: str, case: Case) -> Row:
     outcomes = list(results.of(system, case).values())
     if not outcomes:
         return row
-    if case.rate_hz:
+    if case.has_latency:
         medians = [float(np.median(outcome.latency_ns)) for outcome in outcomes]
         samples = np.concatenate([outcome.latency_ns for outcome in outcomes])
         row = attrs.evolve(row, p50_us=float(np.median(medians)) / 1e3, p99_us=float(np.percentile(samples, 99)) / 1e3)

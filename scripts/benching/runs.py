@@ -23,11 +23,14 @@ from benching.catalogue import System
 from benching.environments import ROOT
 from benching.gauge import MARK, Account, GaugeServer, end_marked
 from benching.measured.task import Task
-from benching.workloads import Case, Effort
+from benching.workloads import CALLING, Case, Effort
 
 START_S: Final = 45.0
 START_S_PER_NODE: Final = 4.0
 """What a system may take beyond the time of its messages: to start, to drain, to end, on a busy machine."""
+
+SHIP_S: Final = 40.0
+"""The longest that shipping an object, or ten at once, is waited for."""
 
 Times = NDArray[np.int64]
 
@@ -49,6 +52,7 @@ class Outcome:
         copies: places in memory that one message was found in between source and sink; None where nobody looked.
         drops_exact: whether the report's drops to the sleeper are those that are missing there; None without a sleeper.
         lane: what the report says moved the frames, "" where there is none.
+        level: the confinement of objects that were shipped, "" where none were.
     """
 
     latency_ns: Times
@@ -60,6 +64,7 @@ class Outcome:
     copies: int | None = None
     drops_exact: bool | None = None
     lane: str = ""
+    level: str = ""
 
     @property
     def messages(self) -> int:
@@ -75,9 +80,9 @@ def task_of(system: System, case: Case, effort: Effort, folder: Path) -> Task:
         workload=case.workload,
         size=case.size,
         rate_hz=case.rate_hz,
-        warmup=max(5, int(effort.warmup_s * case.rate_hz)),
+        warmup=1 if case.group == "ship" else max(5, int(effort.warmup_s * case.rate_hz)),
         warmup_s=effort.warmup_s,
-        count=effort.by_rate.get(case.rate_hz, 0),
+        count=_count(case, effort),
         seconds=effort.window_s,
         readers=case.readers,
         relays=case.relays,
@@ -85,6 +90,12 @@ def task_of(system: System, case: Case, effort: Effort, folder: Path) -> Task:
         folder=str(folder),
         gauge=str(folder / "gauge"),
     )
+
+
+def _count(case: Case, effort: Effort) -> int:
+    if case.group == "ship":
+        return effort.ships // 2 if case.workload.endswith("burst") else effort.ships
+    return effort.by_rate.get(case.rate_hz, 0)
 
 
 def run(system: System, python: Path, case: Case, effort: Effort, within_s: float = math.inf) -> Outcome:
@@ -110,7 +121,7 @@ def run(system: System, python: Path, case: Case, effort: Effort, within_s: floa
     command = [str(python), "-m", f"benching.systems.{system.module}", str(folder / "task.json")]
     try:
         account = Account(mark, task.readers)
-        with GaugeServer(folder / "gauge", account, samples=case.rate_hz <= 100):
+        with GaugeServer(folder / "gauge", account, samples=case.rate_hz <= 100 and case.group not in CALLING):
             try:
                 _play(
                     [[*command, *role] for role in system.roles(case)],
@@ -128,6 +139,8 @@ def run(system: System, python: Path, case: Case, effort: Effort, within_s: floa
 def _time_s(task: Task) -> float:
     messages_s = (task.warmup + task.count) / task.rate_hz if task.is_paced else task.warmup_s + task.seconds
     start_s = START_S + START_S_PER_NODE * (task.relays + task.readers)
+    if task.workload.startswith("ship"):
+        messages_s = (task.warmup + task.count) * SHIP_S
     return start_s + messages_s + task.count * task.sleep_s
 
 
@@ -193,7 +206,8 @@ def joined(task: Task, cpu_s: float, window_s: float, rss_bytes: int) -> Outcome
         sent: Times = np.load(folder / "sent.npy")
         arrived: list[Times] = [np.load(folder / f"arrived-{number}.npy") for number in range(task.readers)]
         torn = sum(_noted(folder / f"reader-{number}.json")["torn"] for number in range(task.readers))
-        first: int = _noted(folder / "source.json")["first"]
+        source = _noted(folder / "source.json")
+        first: int = source["first"]
     except FileNotFoundError as error:
         raise RunFailed(f"no record was left: {Path(error.filename).name}") from error
     if torn:
@@ -202,6 +216,8 @@ def joined(task: Task, cpu_s: float, window_s: float, rss_bytes: int) -> Outcome
     told = folder / "report.json"
     report: dict[str, Any] | None = _noted(told) if told.exists() else None
     latency_ns, per_s, lost = figures(sent, awake, first)
+    if "level" in source:
+        per_s = busy_rate(sent[first:], arrived[0][first:])
     return Outcome(
         latency_ns=latency_ns,
         per_s=per_s,
@@ -212,6 +228,7 @@ def joined(task: Task, cpu_s: float, window_s: float, rss_bytes: int) -> Outcome
         copies=_places(folder) if task.relays else None,
         drops_exact=None if report is None or not task.sleep_s else _are_drops_exact(report, task, sent, arrived[-1]),
         lane=", ".join(sorted({edge["lane"] for edge in report["edges"]})) if report else "",
+        level=source.get("level", ""),
     )
 
 
@@ -230,6 +247,12 @@ def figures(sent: Times, awake: Sequence[Times], first: int) -> tuple[Times, flo
     latency_ns: Times = np.maximum.reduce([times[whole] for times in awake]) - sent[whole]
     rates = [_rate(times[first:]) for times in awake]
     return latency_ns, min(rates), lost
+
+
+def busy_rate(sent: Times, arrived: Times) -> float:
+    """Return the results a second of the time in which one was waited for; several may have been asked for at once."""
+    busy_ns = sum(int(arrived[sent == began].max() - began) for began in np.unique(sent))
+    return len(sent) * 1e9 / busy_ns
 
 
 def _rate(times: Times) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from rich.console import Console
 from rich.table import Table
 
+from benching.bars import Measure
 from benching.campaign import Results
-from benching.judging import Verdict
+from benching.catalogue import OURS
+from benching.judging import Verdict, compared
 from benching.rows import cpu_s_per_gb, row_of
-from benching.workloads import Case
+from benching.workloads import CALLING, Case
 
 HEADS = ("system", "p50 µs", "p99 µs", "per s", "CPU s", "CPU s/GB", "memory MB", "lost")
 
@@ -25,8 +28,11 @@ def case_cells(results: Results, case: Case) -> list[Cells]:
         if row.per_s is None:
             continue
         memory_mb = None if row.rss_bytes is None else row.rss_bytes / 1e6
-        figures = (row.p50_us, row.p99_us, row.per_s, row.cpu_s, cpu_s_per_gb(results, system, case), memory_mb)
-        lines.append((system, *map(_figure, figures), str(row.lost)))
+        per_gb = None if case.group == "ship" else cpu_s_per_gb(results, system, case)
+        figures = (row.p50_us, row.p99_us, row.per_s, row.cpu_s, per_gb, memory_mb)
+        levels = {outcome.level for outcome in results.of(system, case).values()} - {""}
+        name = f"{system} ({', '.join(sorted(levels))})" if levels else system
+        lines.append((name, *map(_figure, figures), str(row.lost)))
     return lines
 
 
@@ -40,12 +46,30 @@ def missing(results: Results, case: Case) -> list[str]:
     return lines
 
 
+def ratio_cells(results: Results) -> list[Cells]:
+    """Return the lines of the table of rmbus against each of the others, where objects are shipped and called."""
+    lines: list[Cells] = []
+    for case in results.planned:
+        if case.group not in CALLING:
+            continue
+        ours = [name for name in results.planned[case] if name.startswith(OURS)]
+        measure: Measure = "p50" if case.has_latency else "per_s"
+        for name, other in product(ours, (each for each in results.planned[case] if each not in ours)):
+            ratio = compared(results, case, measure, name, other)
+            if ratio is not None:
+                lines.append((str(case), name, other, measure, str(ratio), str(ratio.rounds)))
+    return lines
+
+
+RATIO_HEADS = ("case", "system", "over", "of", "median [95 %]", "rounds")
+
+
 def verdict_cells(verdicts: Sequence[Verdict]) -> list[Cells]:
     """Return the lines of the table of the bars."""
     lines: list[Cells] = []
     for verdict in verdicts:
         bar = verdict.bar
-        wanted = f"{'≥' if bar.above else '≤'} {bar.limit:.2f}"
+        wanted = f"{'≥' if bar.above else '≤'} {bar.limit:.3g}"
         found = "" if verdict.ratio is None else str(verdict.ratio)
         note = "; ".join(each for each in (verdict.rival and f"against {verdict.rival}", verdict.note) if each)
         lines.append((str(bar.ours.case), bar.name, bar.measure, wanted, found, verdict.word, note))
@@ -65,6 +89,11 @@ def show(console: Console, results: Results) -> None:
             console.print(table)
         for line in missing(results, case):
             console.print(f"{case}: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    table = Table(*RATIO_HEADS, title="ratios", title_justify="left")
+    for cells in ratio_cells(results):
+        table.add_row(*cells)
+    if table.row_count:
+        console.print(table)
 
 
 def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
@@ -83,9 +112,10 @@ def markdown(
     verdicts: Sequence[Verdict],
     facts: Mapping[str, str],
     plots: Sequence[str],
+    rules: str = "README.md",
 ) -> str:
-    """Return everything as a page of markdown."""
-    parts = ["# Results", "", "What is measured and how: [README.md](README.md).", ""]
+    """Return everything as a page of markdown; `rules` is where the page finds how it is measured."""
+    parts = ["# Results", "", f"What is measured and how: [README.md]({rules}).", ""]
     parts += [f"- {name}: `{value}`" if name == "command" else f"- {name}: {value}" for name, value in facts.items()]
     parts += [f"- rounds: {results.rounds}", ""]
     parts += [f"![{plot.removesuffix('.svg').replace('-', ' ')}]({plot})" for plot in plots if plot.endswith(".svg")]
@@ -94,6 +124,8 @@ def markdown(
         parts += _table(HEADS, case_cells(results, case))
         if told := missing(results, case):
             parts += ["", *(f"- {line}" for line in told)]
+    if ratios := ratio_cells(results):
+        parts += ["", "## Ratios", "", *_table(RATIO_HEADS, ratios)]
     if verdicts:
         parts += ["", "## Bars", "", *_table(VERDICT_HEADS, verdict_cells(verdicts))]
     return "\n".join(parts) + "\n"

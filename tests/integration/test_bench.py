@@ -48,6 +48,21 @@ def test_a_quick_run_writes_rows_and_judges_the_bars(tmp_path: Path) -> None:
     assert "not measured" in done.stdout
 
 
+@pytest.mark.timeout(90)
+def test_objects_are_shipped_and_called(tmp_path: Path) -> None:
+    """Known code and a small call: every result is right, or the run would have failed, and the figures are there."""
+    chosen = ("--only", "ship,call,stream", "--systems", "rmbus-object", "--rounds", 1)
+    done = bench(tmp_path, "--quick", *chosen, "--json", tmp_path / "rows.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["workload"] for row in rows] == ["ship-cached", "call"]
+    for row in rows:
+        assert set(row) == KEYS
+        assert row["lost"] == 0
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert row["per_s"] > 0
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     """Wrong usage is told before anything is run."""
     done = bench(tmp_path, "--against", "nobody")

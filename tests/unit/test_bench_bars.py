@@ -112,3 +112,9 @@ def test_a_chain_takes_the_hops_of_small_messages_and_one_copy() -> None:
     assert judge(found, shape("hops", LARGE_CHAIN)).word == "fails"
     found.copy_s.clear()
     assert judge(found, shape("hops", LARGE_CHAIN)).word == "not measured"
+
+
+def test_what_shipping_takes_is_held_against_milliseconds() -> None:
+    """No rival is needed."""
+    for ms, word in ((24.0, "holds"), (27.0, "fails")):
+        assert judge(results(ours=rounds(ms * 1000)), bar(limit=25.0, theirs=None, measure="p50_ms")).word == word

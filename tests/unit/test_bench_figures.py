@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import pytest
 from benching.campaign import Results
 from benching.catalogue import RIVALS, chosen_systems
 from benching.gauge import Account
+from benching.measured.code import Code
 from benching.measured.pacing import Pace
 from benching.measured.payload import Payload, number_of
 from benching.measured.task import Task
 from benching.ratios import holds_above, holds_below, per_round, pooled_summary, summary
 from benching.rows import Row, cpu_s_per_gb, row_of, rows_of, write_json
-from benching.runs import Outcome, RunFailed, figures
+from benching.runs import Outcome, RunFailed, busy_rate, figures
 from benching.systems.rmbus_nodes import make_frame, place_of
+from benching.tables import case_cells, ratio_cells
 from benching.workloads import FULL, SIZES, Case, chosen, full_cases, quick_cases
 
 SMALL = Case("latency", 64, 30)
@@ -285,7 +288,7 @@ def test_cases_are_chosen_by_group_and_size() -> None:
     assert {case.workload for case in chosen(full_cases(), ["fanout"], [])} == {"fanout4", "fanout16", "fanout4-slow"}
     assert [str(case) for case in chosen(full_cases(), ["chain"], ["64B"])] == ["chain 64B 30 Hz"]
     assert set(quick_cases()) < set(full_cases())
-    assert {case.group for case in quick_cases()} == {"latency", "throughput", "fanout", "chain"}
+    assert {case.group for case in quick_cases()} == {"latency", "throughput", "fanout", "chain", "ship", "call"}
     with pytest.raises(ValueError, match=r"no group 'speed'; there are latency"):
         chosen(full_cases(), ["speed"], [])
 
@@ -325,3 +328,58 @@ def test_processor_time_is_that_between_the_two_readings(monkeypatch: pytest.Mon
     assert account.answer("over?") == "yes"
     assert account.cpu_s == pytest.approx(1.0 + 2.0 + 0.5)
     assert account.rss_bytes == 300
+
+
+# --- shipping and calling -------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_burst_share_the_time_that_they_were_waited_for() -> None:
+    """Two at once, the last after 2 s, and one alone for 1 s; what lies between does not count."""
+    sent, arrived = np.array([0, 0, 10]) * 10**9, np.array([1, 2, 11]) * 10**9
+    assert busy_rate(sent, arrived) == 1.0
+
+
+def test_an_edit_of_one_module_changes_what_the_object_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The salt of the edited module comes back, so old code would be seen."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    code = Code(tmp_path / "code", "edited_code", 5)
+    array = np.full(8, 3, np.uint64)
+    assert code.tool().answer(array).tolist() == [3, 5, 2, 3, 4, 5, 6, 3]
+    code.edit(6)
+    assert code.tool().answer(array)[1] == 6
+    array[-1] = 4
+    with pytest.raises(ValueError, match="did not arrive as it was sent"):
+        code.tool().answer(array)
+    code.edit(7)  # nothing of it stays imported
+
+
+def test_the_processor_time_so_far_tells_whether_a_run_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of all its processes; one that has ended counts no more."""
+    clocks = {1: 10.0, 2: 5.5}
+    monkeypatch.setattr("benching.gauge.marked", lambda mark: {1, 2, 3})
+    monkeypatch.setattr("benching.gauge.processor_s", lambda pid: clocks.get(pid))
+    assert Account("mark", 1).answer("used?") == "15.5"
+
+
+def test_small_ratios_are_told_with_what_matters_of_them() -> None:
+    """A thirtieth is no 0.03."""
+    assert str(summary([1 / 30])) == "0.033 [0.033, 0.033]"
+    assert str(summary([1.5])) == "1.50 [1.50, 1.50]"
+
+
+def test_objects_are_compared_with_each_of_the_others_round_by_round() -> None:
+    """Calls by their time, streams by their rate; the level stands behind the name."""
+    call, stream = Case("call", 64), Case("stream", 64)
+    names = ("rmbus-object", "ray-actor")
+    found = Results({call: names, stream: names, Case("chain", 64, 30, relays=4): names})
+    for number in range(3):
+        for name, p50, per_s in zip(names, (200, 1000 * (number + 1)), (30.0, 10.0), strict=True):
+            made = Outcome(np.full(4, p50), per_s, 1.0, 1.0, 1, 0, level="jail" if name == "rmbus-object" else "none")
+            for case in found.planned:
+                found.outcomes.setdefault((name, case), {})[number] = made
+    assert ratio_cells(found) == [
+        ("call 64B", "rmbus-object", "ray-actor", "p50", "0.10 [0.067, 0.20]", "3"),
+        ("stream 64B", "rmbus-object", "ray-actor", "per_s", "3.00 [3.00, 3.00]", "3"),
+    ]
+    assert [cells[0] for cells in case_cells(found, call)] == ["rmbus-object (jail)", "ray-actor (none)"]
