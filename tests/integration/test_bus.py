@@ -245,7 +245,9 @@ def test_no_host(tmp_path: Path) -> None:
         """).said()
     assert said[0] == "no host of yours is running on this machine: start one with `rmbus host`, or a pipeline"
     assert "at tcp://127.0.0.1:7700" in said[1]
-    assert said[2].startswith("cannot connect to http://garage yet: connect() reaches this user's hosts on this machine")
+    assert said[2].startswith(
+        "cannot connect to http://garage yet: connect() reaches this user's hosts on this machine"
+    )
     assert said[3].startswith("cannot connect with a key yet")
 
 
