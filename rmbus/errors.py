@@ -87,6 +87,21 @@ class FormatError(PipelineError):
     """A frame or a port does not have the format that is wanted there."""
 
 
+class ConfigurationError(PipelineError):
+    """A node cannot be built with what it is given: its constructor does not take that.
+
+    Attributes:
+        faults: what is wrong, one by one, each with its parameter; empty where the error has come from a host.
+    """
+
+    faults: Sequence[str] = ()
+
+    def __init__(self, what: str, faults: Sequence[str], remedy: str) -> None:
+        lines = "\n  ".join(faults)
+        super().__init__(f"{what} cannot be built so:\n  {lines}\n{remedy}")
+        self.faults = tuple(faults)
+
+
 class PackagingError(RmbusError):
     """Code or state cannot be shipped; nothing has run."""
 
