@@ -8,7 +8,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Final, Literal, NewType, TypeVar, Union, get_args, get_origin
 
@@ -31,6 +31,9 @@ class Misfit:
         return f"{self.path}: {self.text}"
 
 
+_FUNCTION: Final[Any] = collections.abc.Callable
+
+
 def fit(value: Any, hint: Any, path: str, misfits: list[Misfit]) -> Any:
     """Return a value as its hint wants it, and add to the list what does not fit.
 
@@ -49,8 +52,8 @@ def fit(value: Any, hint: Any, path: str, misfits: list[Misfit]) -> Any:
         return value
     if typing.is_typeddict(hint):
         return _fit_fields(value, hint, path, misfits)
-    kind = origin or hint
-    if not isinstance(kind, type):
+    kind = _class_of(hint)
+    if kind is None:
         return value
     if issubclass(kind, type):
         return _fit_class(value, hint, path, misfits)
@@ -92,15 +95,25 @@ def show(hint: Any) -> str:
         return " | ".join(show(each) for each in args)
     if origin is Literal:
         return " | ".join(repr(each) for each in args)
-    if collections.abc.Callable in (origin, hint):
+    if _FUNCTION in (origin, hint):
         return "function"
-    kind = origin or hint
-    if not isinstance(kind, type):
+    kind = _class_of(hint)
+    if kind is None:
         return repr(hint).replace("typing.", "")
     name = kind.__qualname__.rpartition("<locals>.")[2]
     if issubclass(kind, enum.Enum):
         return f"{name} ({', '.join(each.name for each in kind)})"
     return f"{name}[{', '.join(show(each) for each in args)}]" if args else name
+
+
+def _class_of(hint: Any) -> type[Any] | None:
+    found: Any = get_origin(hint) or hint
+    return found if inspect.isclass(found) else None
+
+
+def _required(fields: Any) -> frozenset[str]:
+    found: frozenset[str] = fields.__required_keys__
+    return found
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -125,16 +138,15 @@ def _fit_union(value: Any, hint: Any, path: str, misfits: list[Misfit]) -> Any:
 
 
 def _fit_fields(value: Any, hint: Any, path: str, misfits: list[Misfit]) -> Any:
-    if not isinstance(value, dict):
+    if not is_instance(value, dict):
         misfits.append(Misfit(path, _wrong(value, hint)))
         return value
     hints = typing.get_type_hints(hint)
-    given: dict[str, Any] = value
-    misfits.extend(Misfit(f"{path}[{name!r}]", "is missing") for name in sorted(hint.__required_keys__ - given.keys()))
-    misfits.extend(Misfit(f"{path}[{name!r}]", "there is none of that name") for name in given.keys() - hints.keys())
+    misfits.extend(Misfit(f"{path}[{name!r}]", "is missing") for name in sorted(_required(hint) - value.keys()))
+    misfits.extend(Misfit(f"{path}[{name!r}]", "there is none of that name") for name in value if name not in hints)
     return {
         name: fit(each, hints[name], f"{path}[{name!r}]", misfits) if name in hints else each
-        for name, each in given.items()
+        for name, each in value.items()
     }
 
 
@@ -146,13 +158,12 @@ def _fit_class(value: Any, hint: Any, path: str, misfits: list[Misfit]) -> Any:
     return value
 
 
-def _from_json(value: Any, kind: type) -> Any:
+def _from_json(value: Any, kind: type[Any]) -> Any:
     if isinstance(value, str) and kind in (Path, PurePath):
         return kind(value)
-    if isinstance(value, list) and kind in (tuple, set, frozenset):
-        items: list[Any] = value
+    if is_instance(value, list) and kind in _FROM_LISTS:
         try:
-            return kind(items)
+            return kind(value)
         except TypeError:  # what cannot be in a set
             return value
     if issubclass(kind, enum.Enum) and not isinstance(value, kind):
@@ -160,35 +171,34 @@ def _from_json(value: Any, kind: type) -> Any:
     return value
 
 
-def _is_of(value: Any, kind: type) -> bool:
+def _is_of(value: Any, kind: type[Any]) -> bool:
     if isinstance(value, bool):
-        return kind is bool or not issubclass(kind, int | float | complex) and _is_instance(value, kind)
+        return kind is bool or (not issubclass(kind, int | float | complex) and is_instance(value, kind))
     if kind is float:
         return isinstance(value, float | int)
     if kind is complex:
         return isinstance(value, complex | float | int)
     if isinstance(value, str | bytes | bytearray) and kind in _SEVERAL:
         return False  # a single text where several are expected would be taken apart into letters
-    return _is_instance(value, kind)
+    return is_instance(value, kind)
 
 
-def _is_instance(value: Any, kind: type) -> bool:
+def is_instance(value: Any, kind: type[Any] | types.UnionType) -> bool:
+    """Whether a value is of a class; of a protocol that cannot be asked every value is."""
     try:
         return isinstance(value, kind)
-    except TypeError:  # a protocol that cannot be asked
+    except TypeError:
         return True
 
 
-def _fit_items(value: Any, kind: type, args: tuple[Any, ...], path: str, misfits: list[Misfit]) -> Any:
-    if not args or isinstance(value, str | bytes | Iterator):
+def _fit_items(value: Any, kind: type[Any], args: tuple[Any, ...], path: str, misfits: list[Misfit]) -> Any:
+    if not args or is_instance(value, str | bytes):
         return value
-    if isinstance(value, Mapping):
-        mapping: Mapping[Any, Any] = value
-        return _fit_mapping(mapping, args, path, misfits)
-    if not isinstance(value, list | tuple | set | frozenset):
+    if is_instance(value, Mapping):
+        return _fit_mapping(value, args, path, misfits)
+    if not is_instance(value, list | tuple | set | frozenset):
         return value
-    collection: collections.abc.Collection[Any] = value
-    items = list(collection)
+    items = list(value)
     is_exact = kind is tuple and args[-1] is not Ellipsis
     hints = args if is_exact else (args[0],) * len(items)
     if len(hints) != len(items):
@@ -230,6 +240,7 @@ def _told(value: Any) -> str:
 
 
 _NONE: Final = object()
+_FROM_LISTS: Final[tuple[type[Any], ...]] = (tuple, set, frozenset)
 _SEVERAL: Final[tuple[type, ...]] = (
     collections.abc.Sequence,
     collections.abc.Iterable,
@@ -267,23 +278,21 @@ def json_schema(hint: Any) -> dict[str, Any]:
         return {
             "type": "object",
             "properties": {name: json_schema(each) for name, each in hints.items()},
-            "required": sorted(hint.__required_keys__),
+            "required": sorted(_required(hint)),
             "additionalProperties": False,
         }
-    kind = origin or hint
-    return _of_class(kind, args, hint) if isinstance(kind, type) else _comment(hint)
+    kind = _class_of(hint)
+    return _comment(hint) if kind is None else _of_class(kind, args, hint)
 
 
 def is_json(value: Any) -> bool:
     """Whether JSON holds the value as it is."""
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, list):
-        items: list[Any] = value
-        return all(is_json(each) for each in items)
-    if isinstance(value, dict):
-        pairs: dict[Any, Any] = value
-        return all(isinstance(key, str) and is_json(each) for key, each in pairs.items())
+    if is_instance(value, list):
+        return all(is_json(each) for each in value)
+    if is_instance(value, dict):
+        return all(isinstance(key, str) and is_json(each) for key, each in value.items())
     return value is None or type(value) in (bool, int, str)
 
 
@@ -299,7 +308,7 @@ def _any_of(hints: tuple[Any, ...]) -> dict[str, Any]:
     return {**(found[0] if len(found) == 1 else {"anyOf": found}), **extra}
 
 
-def _of_class(kind: type, args: tuple[Any, ...], hint: Any) -> dict[str, Any]:
+def _of_class(kind: type[Any], args: tuple[Any, ...], hint: Any) -> dict[str, Any]:
     if issubclass(kind, enum.Enum):
         values = [each.value for each in kind]
         return {"enum": values} if all(is_json(each) for each in values) else _comment(hint)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from rmbus.annotations import Misfit, fit, is_json, json_schema, show
+from rmbus.annotations import Misfit, fit, is_instance, is_json, json_schema, show
 from rmbus.errors import ConfigurationError
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -202,10 +202,7 @@ def _as_json(value: Any) -> Any:
         return value.value
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, tuple):
-        items: tuple[Any, ...] = value
-        return list(items)
-    return value
+    return list(value) if is_instance(value, tuple) else value
 
 
 # --- its docstring --------------------------------------------------------------------------------------------------

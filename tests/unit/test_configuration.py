@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, Optional, Protocol, TypedDict, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, Optional, Protocol, TypedDict
 
 import attrs
 import jsonschema  # type: ignore[import-untyped]
@@ -173,7 +173,7 @@ def test_what_fits_is_given_as_it_is_wanted() -> None:
     assert Detector(**fitted).given[0] == Path("a.onnx")
 
     class Loose(Node):
-        def __init__(self, size: int = None) -> None: ...  # type: ignore[assignment]
+        def __init__(self, size: int = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013 - written by many
 
     assert schema_of(Loose).fit({"size": None}) == {"size": None}
 
@@ -207,9 +207,9 @@ FITS: list[tuple[Any, Any]] = [
     (Any, object()),
     (object, 3),
     ("nowhere to be found", 3),
-    (Optional[int], None),
+    (Optional[int], None),  # noqa: UP045 - both forms are written
     (int | str, "a"),
-    (Union[int, list[str]], ["a"]),
+    (int | list[str], ["a"]),
     (Literal["a", 1], 1),
     (Colour, Colour.RED),
     (Path, Path("a")),
@@ -245,8 +245,8 @@ MISFITS: list[tuple[Any, Any, list[str]]] = [
     (int, 1.0, ["it: float where int is expected"]),
     (bool, 1, ["it: int where bool is expected"]),
     (str, None, ["it: NoneType where str is expected"]),
-    (Optional[int], "a", ["it: str where int | None is expected"]),
-    (Optional[list[int]], ["a"], ["it[0]: str where int is expected"]),
+    (int | None, "a", ["it: str where int | None is expected"]),
+    (list[int] | None, ["a"], ["it[0]: str where int is expected"]),
     (Literal["a", "b"], "c", ["it: 'c' (str) where 'a' | 'b' is expected"]),
     (Literal[1], True, ["it: True (bool) where 1 is expected"]),
     (Colour, "green", ["it: 'green' (str) where Colour (RED, BLUE) is expected"]),
@@ -317,7 +317,7 @@ def test_json_schema_of_a_class() -> None:
 @pytest.mark.parametrize(
     "hint",
     [int, float, bool, str, None, Colour, Path, Path | None, Literal["a", 1], list[int], tuple[int, str],
-     dict[str, float], Mapping[str, list[bool]], set[str], Sequence[Path], Box, Optional[Literal["red"]]],
+     dict[str, float], Mapping[str, list[bool]], set[str], Sequence[Path], Box, Literal["red"] | None],
 )  # fmt: skip
 def test_json_schema_agrees_with_what_fits(hint: Any) -> None:
     """Of each JSON value both say the same."""
