@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 
@@ -214,9 +215,15 @@ def node_error(
 
 
 def _known_exception(type_name: str) -> type[Exception] | None:
-    module_name, _, name = type_name.rpartition(".")
-    module = builtins if module_name in ("", "builtins") else sys.modules.get(module_name)
-    found = vars(module).get(name) if module is not None else None
+    """Return the exception class of a qualified name, without importing or running anything."""
+    parts = type_name.split(".")
+    found: object = builtins
+    for length in range(len(parts) - 1, 0, -1):  # the class may stand within others
+        if (module := sys.modules.get(".".join(parts[:length]))) is not None:
+            found, parts = module, parts[length:]
+            break
+    for name in parts:
+        found = vars(found).get(name) if isinstance(found, ModuleType | type) else None
     if not isinstance(found, type) or not issubclass(found, Exception):
         return None
     # Raised in the middle of an iteration these would end it, and say nothing.
