@@ -10,8 +10,17 @@ VERSIONS: Final = (1, 1)
 """The lowest and the highest version that this side speaks."""
 
 
-def negotiate(theirs: tuple[int, int], ours: tuple[int, int] = VERSIONS) -> int:
+def negotiate(
+    theirs: tuple[int, int],
+    ours: tuple[int, int] = VERSIONS,
+    *,
+    them: str = "the other side",
+    us: str = "this side",
+) -> int:
     """Return the highest version that both sides speak.
+
+    Args:
+        theirs, ours: the lowest and the highest version of each. them, us: who they are, for the error.
 
     Raises:
         UnsupportedVersion: there is none.
@@ -19,7 +28,7 @@ def negotiate(theirs: tuple[int, int], ours: tuple[int, int] = VERSIONS) -> int:
     version = min(theirs[1], ours[1])
     if version < max(theirs[0], ours[0]):
         raise UnsupportedVersion(
-            f"this side speaks protocol versions {ours[0]} to {ours[1]}, the other {theirs[0]} to {theirs[1]}: "
+            f"{us} speaks protocol versions {ours[0]} to {ours[1]}, {them} {theirs[0]} to {theirs[1]}: "
             "upgrade the older of the two"
         )
     return version

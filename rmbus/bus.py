@@ -22,7 +22,7 @@ from rmbus.proxies import handle_of, make_proxy
 from rmbus.reaching import Way, reach_bus
 from rmbus.remote import About, Holding, local_class
 from rmbus.runtime import inlet, outlet
-from rmbus.runtime.applying import Applied
+from rmbus.runtime.applying import Applied, check_config
 from rmbus.runtime.awaiting import Intake
 from rmbus.runtime.events import EventIntake
 from rmbus.runtime.inlet import Inlet
@@ -58,7 +58,7 @@ class Bus:
         self._greeting = threading.Lock()
         self._keeping = threading.Lock()
         self._holding: Holding | None = None
-        self._kept_nodes: dict[tuple[int | str, bytes], tuple[Handle, Node | str]] = {}
+        self._kept_nodes: dict[tuple[int | str, bytes], tuple[Handle, Node | type[Node] | str]] = {}
 
     def publish(self, topic: str, format: object = None) -> Publisher:
         """Begin a topic; whoever has waited for it reads it when this returns.
@@ -186,7 +186,7 @@ class Bus:
 
     def call(
         self,
-        node: Node | str,
+        node: Node | type[Node] | str,
         value: object,
         *,
         config: Mapping[str, Any] | None = None,
@@ -195,8 +195,10 @@ class Bus:
         """Give a value to a node of the host, and return what it makes of it; the node is kept for further calls.
 
         Args:
-            node: a node with one input, which is shipped; or the name of one that is registered on the host.
-            value: a frame, or any value that a `Data` can hold. config: what a named one is built with.
+            node: a node with one input, or its class, which is shipped; or the name of one that is registered on the
+                host.
+            value: a frame, or any value that a `Data` can hold. config: what a class or a named one is built with, by
+                the names of its constructor: see `rmbus nodes NAME`. It is checked here, and again on the host.
             timeout_s: how long its `process` may take before it is stopped.
 
         Returns:
@@ -204,12 +206,13 @@ class Bus:
             `{port: list}`. The value of a `Data` stands for that.
 
         Raises:
+            ConfigurationError: the constructor does not take `config`; where the host has found it, NodeError as well.
             NodeError: its code has failed; also of the original type. TimeoutError: its time was over.
         """
         return self._applied(node, config).run("process", value, limit_s=timeout_s)
 
     def stream(
-        self, node: Node | str, items: Iterable[object], *, config: Mapping[str, Any] | None = None
+        self, node: Node | type[Node] | str, items: Iterable[object], *, config: Mapping[str, Any] | None = None
     ) -> Generator[Any]:
         """Give values to a node of the host, one after the other, and yield what it makes of them as it comes.
 
@@ -275,7 +278,7 @@ class Bus:
             self._holding.check()
             return self._holding
 
-    def _applied(self, node: Node | str, config: Mapping[str, Any] | None) -> Handle:
+    def _applied(self, node: Node | type[Node] | str, config: Mapping[str, Any] | None) -> Handle:
         holding = self.holding()
         key = (node if isinstance(node, str) else id(node), dumps(dict(config or {})))
         with self._keeping:
@@ -334,10 +337,13 @@ class Bus:
         return opened
 
 
-def _ship_node(holding: Holding, node: Node | str, config: Mapping[str, Any] | None) -> About:
+def _ship_node(holding: Holding, node: Node | type[Node] | str, config: Mapping[str, Any] | None) -> About:
+    check_config(node, config)
     applied = Applied(node, config)
     if isinstance(node, str):
         return holding.ship(applied, requirements=(), name=node)
+    if isinstance(node, type):
+        return holding.ship(applied, requirements=declared_requirements(node), name=node.__name__.lower())
     options = options_of(node)
     return holding.ship(
         applied,

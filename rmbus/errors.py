@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 
@@ -85,6 +86,21 @@ class Stalled(PipelineError):
 
 class FormatError(PipelineError):
     """A frame or a port does not have the format that is wanted there."""
+
+
+class ConfigurationError(PipelineError):
+    """A node cannot be built with what it is given: its constructor does not take that.
+
+    Attributes:
+        faults: what is wrong, one by one, each with its parameter; empty where the error has come from a host.
+    """
+
+    faults: Sequence[str] = ()
+
+    def __init__(self, what: str, faults: Sequence[str], remedy: str) -> None:
+        lines = "\n  ".join(faults)
+        super().__init__(f"{what} cannot be built so:\n  {lines}\n{remedy}")
+        self.faults = tuple(faults)
 
 
 class PackagingError(RmbusError):
@@ -199,9 +215,15 @@ def node_error(
 
 
 def _known_exception(type_name: str) -> type[Exception] | None:
-    module_name, _, name = type_name.rpartition(".")
-    module = builtins if module_name in ("", "builtins") else sys.modules.get(module_name)
-    found = vars(module).get(name) if module is not None else None
+    """Return the exception class of a qualified name, without importing or running anything."""
+    parts = type_name.split(".")
+    found: object = builtins
+    for length in range(len(parts) - 1, 0, -1):  # the class may stand within others
+        if (module := sys.modules.get(".".join(parts[:length]))) is not None:
+            found, parts = module, parts[length:]
+            break
+    for name in parts:
+        found = vars(found).get(name) if isinstance(found, ModuleType | type) else None
     if not isinstance(found, type) or not issubclass(found, Exception):
         return None
     # Raised in the middle of an iteration these would end it, and say nothing.

@@ -335,13 +335,14 @@ def options_of(node: Node) -> Options:
     )
 
 
-def declared_requirements(node: Node) -> tuple[str, ...] | None:
+def declared_requirements(node: Node | type[Node]) -> tuple[str, ...] | None:
     """Return the requirements that were stated for the node, its options before its class; None where none were."""
-    own = _own_options(node).requirements
+    own = None if isinstance(node, type) else _own_options(node).requirements
     if own is not None:
         return own
-    stated = "requirements" in node.__dict__ or any(
-        "requirements" in vars(each) for each in type(node).__mro__ if each is not Node
+    cls = node if isinstance(node, type) else type(node)
+    stated = "requirements" in vars(node) or any(
+        "requirements" in vars(each) for each in cls.__mro__ if each is not Node
     )
     return _texts(node.requirements) if stated else None
 

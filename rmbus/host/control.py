@@ -13,6 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from rmbus import errors
 from rmbus.errors import RmbusError, UnsupportedVersion
+from rmbus.host.logs import tell_refusal
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES, MAX_CONTROL_BYTES
 from rmbus.transport.reactor import Reactor
@@ -153,6 +154,7 @@ class Control:
             number = error.number
             reply(messages.Refused("ProtocolError", str(error)))
         except RmbusError as error:
+            tell_refusal(type(error).__name__, str(error))
             reply(messages.Refused(type(error).__name__, str(error)))
         except OSError as error:
             reply(messages.Refused("HostError", f"the host could not do it: {error}"))

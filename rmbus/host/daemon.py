@@ -30,6 +30,7 @@ from rmbus.host.gateways import GatewayChild
 from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import Grants, spawn_command
 from rmbus.host.levels import Level
+from rmbus.host.logs import tell_refusal
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.objects import Objects
@@ -307,7 +308,10 @@ class Host:
 
     def _hello(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Hello)
-        version = negotiate(request.versions, VERSIONS)
+        them = f"the client (rmbus {request.release})"
+        version = negotiate(
+            request.versions, VERSIONS, them=them, us=f"the host {self.settings.name} (rmbus {rmbus.__version__})"
+        )
         reply(
             messages.Welcome(
                 version=version,
@@ -550,6 +554,7 @@ class Host:
         def said(message: messages.Message) -> None:
             if isinstance(message, messages.NodeEvent):
                 worker.hear_all()  # what it printed comes before what it said last
+                tell_refusal(message.type_name, message.message, f"node {node.start.name}")
                 node.state = message.state
                 session.tell(attrs.evolve(message, session=session.name, node=number))
             elif isinstance(message, messages.Linked):

@@ -1,10 +1,13 @@
-"""What a process prints, cut into lines and rate-limited, with the number of lines held back."""
+"""What a process prints, and a host: cut into lines and rate-limited, with the number of lines held back."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
+
+from rmbus.errors import UnsupportedVersion
 
 LINES_PER_SECOND: Final = 200
 BURST_LINES: Final = 400
@@ -57,3 +60,21 @@ class LineLimiter:
 def _pieces(line: bytes) -> list[bytes]:
     """Return a line, in pieces of the greatest length where it is longer."""
     return [line[place : place + MAX_LINE_BYTES] for place in range(0, len(line), MAX_LINE_BYTES)] or [b""]
+
+
+_own: Final = LineLimiter()
+
+
+def tell_owner(text: str) -> None:
+    """Say something on one line to whoever runs this host; of too many lines the rest is counted."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    lines, suppressed = _own.feed(f"rmbus host: {line}\n".encode(errors="backslashreplace"))
+    told = [f"rmbus host: ({suppressed} lines were held back)", *lines] if suppressed else lines
+    for each in told:
+        sys.stderr.write(f"{each}\n")
+
+
+def tell_refusal(type_name: str, message: str, whose: str = "a client") -> None:
+    """Say to the owner that code or a client of another version was refused; other errors are the client's alone."""
+    if type_name in (UnsupportedVersion.__name__, f"{UnsupportedVersion.__module__}.{UnsupportedVersion.__name__}"):
+        tell_owner(f"{whose} was refused: {message}")

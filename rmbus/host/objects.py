@@ -12,6 +12,7 @@ from rmbus.errors import HostError
 from rmbus.host.control import Client, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint
+from rmbus.host.logs import tell_refusal
 from rmbus.host.starting import Code, Place, Starting
 from rmbus.protocol import messages
 from rmbus.protocol.calls import CALLS, REPLIES
@@ -239,6 +240,7 @@ class Objects:
             self._ready(obj, reply)
         elif message.state == "failed":
             obj.endpoint.worker.hear_all()
+            tell_refusal(message.type_name, message.message, f"object {obj.id}")
             if obj.state == "starting":
                 reply(message)
             obj.state = "failed"

@@ -116,6 +116,9 @@ def test_tells_its_version() -> None:
         (["host", "--client", "short"], "is no public key"),
         (["host", "--level", "cellar"], "there are trusted, confined, jail"),
         (["nodes", "Nothing"], "no node is called 'Nothing'"),
+        (["nodes", "no_such_module:Nothing"], "there is no module 'no_such_module'"),
+        (["nodes", "rmbus.nodes.flow:Nothing"], "rmbus.nodes.flow:Nothing is nothing, and no subclass of rmbus.Node"),
+        (["nodes", "rmbus.node:Needs", "--json"], "and no subclass of rmbus.Node"),
         (["fly"], "No such command"),
         (["run"], "Missing argument"),
     ],
@@ -209,6 +212,32 @@ def test_describes_a_node() -> None:
     assert "> audio" in result.output
     assert "optional" in result.output
     assert "video_codec" in result.output
+
+
+def test_tells_what_a_constructor_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Name, type, default and meaning; of a registered name, of a module's class and of a file's."""
+    result = said("nodes", "CodeExecutor")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("memory_mb")]
+    assert line.split()[:3] == ["memory_mb", "int", "512"]
+    assert "MiB of address space" in line
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "told_of.py").write_text(
+        "import rmbus\nclass Two(rmbus.Node):\n"
+        "    def __init__(self, low: int): ...\n    def process(self, frame): ...\n"
+    )
+    for name in ("told_of:Two", "told_of.py:Two"):
+        result = said("nodes", name)
+        assert result.exit_code == 0
+        assert result.output.splitlines()[-1].split() == ["low", "int", "required"]
+    assert "built without parameters" in said("nodes", "Calculator").output
+
+
+def test_tells_what_a_constructor_takes_as_json_schema() -> None:
+    """Of one, and of all by their names."""
+    schema = json.loads(said("nodes", "BufferNode", "--json").output)
+    assert (schema["title"], schema["properties"]["buffer_size"]["default"]) == ("Buffer", 4)
+    assert json.loads(said("nodes", "--json").output)["Buffer"] == schema
 
 
 def test_doctor_tries_what_rmbus_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -616,11 +616,69 @@ def test_nodes_are_called_by_name_and_by_value(scripts: Scripts) -> None:
         ["VideoFrame", True, True],
     ]
     types, messages = zip(*said[6:], strict=True)
-    assert types == ("TimeoutError", "KeyError", "PipelineError", "PipelineError")
+    assert types == ("TimeoutError", "KeyError", "PipelineError", "ConfigurationError")
     assert "it had not ended within 0.2 s" in messages[0]
     assert "'k' (node 'failing'" in messages[1]
     assert "no node is called 'Nothing'" in messages[2]
-    assert "Buffer cannot be built with {'wrong': 1}" in messages[3]
+    assert "Buffer cannot be built so:\n  wrong: there is no such parameter" in messages[3]
+
+
+def test_a_configuration_is_checked_here_and_on_arrival(scripts: Scripts) -> None:
+    """Before anything is sent, and again before the constructor runs: the class there may be of another release."""
+    (scripts.folder / "configured.py").write_text(
+        textwrap.dedent("""
+            import os
+            from pathlib import Path
+            from rmbus import Node
+            class Scaled(Node):
+                def __init__(self, factor: float, folder: Path = Path(".")):
+                    if factor == 0:
+                        raise ValueError("a factor is not 0")
+                    self.factor, self.folder, self.built_in = factor, folder, os.getpid()
+                def process(self, frame):
+                    return [frame.value * self.factor, type(self.folder).__name__, self.built_in]
+        """)
+    )
+    said = scripts.start("""
+        import configured
+        import rmbus.bus
+        from rmbus.errors import ConfigurationError, NodeError
+
+        def failing(call):
+            try:
+                call()
+            except Exception as error:
+                known = (ConfigurationError, NodeError, ValueError)
+                kinds = [kind.__name__ for kind in known if isinstance(error, kind)]
+                say([kinds, getattr(error, "node", None), str(error)])
+
+        with rmbus.connect() as bus:
+            value, folder, pid = bus.call(configured.Scaled, 2, config={"factor": 1.5, "folder": "a/b"})
+            say([value, folder, pid == os.getpid()])
+            say([found[0] for found in bus.stream(configured.Scaled, [1, 2], config={"factor": 2})])
+            wrong = {"faktor": 2, "folder": 3}
+            failing(lambda: bus.call(configured.Scaled, 2, config=wrong))
+            failing(lambda: list(bus.stream("Buffer", [2], config={"buffer_size": "2"})))
+            failing(lambda: bus.call(configured.Scaled(1), 2, config={"factor": 2}))
+            failing(lambda: bus.call(configured.Scaled, 2, config={"factor": 0}))
+            rmbus.bus.check_config = lambda node, config: None  # as a release would that knows another constructor
+            failing(lambda: bus.call(configured.Scaled, 2, config=wrong))
+            failing(lambda: bus.call("Buffer", 2, config={"buffer_size": "2"}))
+    """).said()
+    lines = "\n  faktor: there is no such parameter; did you mean factor?\n  folder: int where Path is expected"
+    lines += "\n  factor: is missing: float"
+    assert said[:2] == [[3.0, "PosixPath", False], [2, 4]]
+    at_home, named, built, refused, on_arrival, named_there = said[2:]
+    assert at_home[:2] == [["ConfigurationError"], None]
+    assert at_home[2].startswith(f"configured:Scaled cannot be built so:{lines}")
+    assert named[:2] == [["ConfigurationError"], None]
+    assert "Buffer cannot be built so:\n  buffer_size: str where int is expected" in named[2]
+    assert built[0] == ["ConfigurationError"]
+    assert "factor: the node is built already" in built[2]
+    assert refused[:2] == [["NodeError", "ValueError"], "scaled"]
+    assert on_arrival[:2] == [["ConfigurationError", "NodeError"], "scaled"]
+    assert f"configured:Scaled cannot be built so:{lines}" in on_arrival[2]
+    assert named_there[:2] == [["ConfigurationError", "NodeError"], "Buffer"]
 
 
 @everywhere

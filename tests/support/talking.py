@@ -45,10 +45,16 @@ class Talk:
             self._client.ask(messages.Put(address, offset, len(data)), messages.Ok, blob=chunk)
 
     def start(
-        self, address: str, state: bytes, *, session: str = "0" * 16, python: tuple[int, int] = sys.version_info[:2]
+        self,
+        address: str,
+        state: bytes,
+        *,
+        session: str = "0" * 16,
+        python: tuple[int, int] = sys.version_info[:2],
+        implementation: str = sys.implementation.name,
     ) -> messages.Started:
         """Start a node of a package."""
-        start = messages.Start(session, 0, "far", "m:C", address, python, sys.implementation.name)
+        start = messages.Start(session, 0, "far", "m:C", address, python, implementation)
         return self._client.ask(start, messages.Started, blob=state)
 
     def drop(self, session: str = "0" * 16) -> None:
