@@ -124,10 +124,23 @@ class Worker:
 
 
 class Child(Worker):
-    """A child process with its umbilical, its output and its end."""
+    """A child process with its umbilical, its output and its end.
 
-    def __init__(self, reactor: Reactor, folder: RunFolder, launch: Launch, mark: str) -> None:
+    Args:
+        mark: what its processes bear. on_gone: called when all of it has ended, also in a jail.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        folder: RunFolder,
+        launch: Launch,
+        mark: str,
+        on_gone: Callable[[], None] | None = None,
+    ) -> None:
         self._mark = mark
+        self._on_gone = on_gone or _nothing
+        self._inner: int | None = None
         umbilical, theirs = Umbilical.pair()
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
@@ -161,6 +174,8 @@ class Child(Worker):
             self.on_message(message)
             return
         self.pid = self._umbilical.peer_pid
+        if self.pid != self._process.pid:
+            self._inner = os.pidfd_open(self.pid)
         self._folder.note_process(self.pid)
         self.in_force = message.confinement
         self.is_ready = True
@@ -192,6 +207,17 @@ class Child(Worker):
         kill_session(self._process.pid)  # what its code has forked ends with it,
         end_strays(self._mark)  # also where that has begun a session of its own
         self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
+        if self._inner is not None and not _is_readable(self._inner):  # its jail goes down behind it
+            self._reactor.add(self._inner, self._gone)
+        else:
+            self._gone()
+
+    def _gone(self) -> None:
+        if self._inner is not None:
+            self._reactor.remove(self._inner)
+            os.close(self._inner)
+            self._inner = None
+        self._on_gone()
 
     def _end(self, status: str) -> None:
         told = self.on_exit
