@@ -14,16 +14,18 @@ import contextlib
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from rmbus.brokers.visits import Visits
 from rmbus.errors import Closed, MalformedFrame, ProtocolError
 from rmbus.protocol import lane, messages
 from rmbus.protocol.codec import pack
+from rmbus.protocol.lane import Buffer
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import KeyGuard
 from rmbus.transport.sockets import Curve, Socket, adopt, open_socket
@@ -42,7 +44,7 @@ def edge_key(session: str, edge: int) -> Key:
     return pack([session, edge])
 
 
-@attrs.define(eq=False)
+@attrs.frozen
 class Peer:
     """The connection to another gateway: a DEALER of ours, or a route of our listening ROUTER."""
 
@@ -56,6 +58,17 @@ class Peer:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
+
+    def send_all(self, parts: Sequence[Buffer]) -> None:
+        """Send to the peer.
+
+        Raises:
+            Closed: that cannot be done.
+        """
+        try:
+            self.socket.send_multipart([self.route, *parts] if self.route else parts, zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            raise Closed(f"the peer is gone, or does not read: {error}") from error
 
 
 @attrs.define(eq=False)
@@ -94,7 +107,7 @@ class Gateway:
         self._unclaimed: dict[Key, tuple[Peer, bytes]] = {}
         self._dialed: dict[tuple[str, str], Peer] = {}
         self._inbox: Socket | None = None
-        self._listener: Socket | None = None
+        self._visits = Visits(self._reactor)
         self._connections: dict[int, set[bytes]] = {}
         self._guard: KeyGuard | None = None
         self._reactor.add(umbilical.fileno(), self._told)
@@ -123,24 +136,30 @@ class Gateway:
                 self._umbilical.send(messages.PeerLost(link.session, reason, [link.edge]))
         elif isinstance(message, messages.Stop):
             self._forget(message.session)
+        elif isinstance(message, messages.Visit) and descriptors:
+            self._visits.expect(message, descriptors[0])
+            early = self._unclaimed.pop(message.visit.encode(), None)
+            if early is not None:
+                self._claim_visit(message.visit.encode(), *early)
         else:
             close_all(descriptors)
             raise MalformedFrame(f"a gateway does not take {message.tag!r} messages")
 
     def _begin(self, job: messages.GatewayJob) -> None:
-        endpoint = ""
-        if job.listen:
-            self._guard = KeyGuard(self._context, frozenset(key.encode() for key in job.clients))
-            self._listener = open_socket(
-                self._context, zmq.ROUTER, curve=Curve(job.public.encode(), job.secret.encode()), network=True
-            )
-            self._listener.bind(job.listen)
-            bound: bytes = self._listener.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-            endpoint = bound.rstrip(b"\0").decode()
-            listener = self._listener
-            self._watch(listener, self._disconnected)
-            self._reactor.add(listener, lambda: self._from_peers(listener))
+        self._guard = KeyGuard(self._context, frozenset(key.encode() for key in job.clients))
+        curve = Curve(job.public.encode(), job.secret.encode())
+        self._listen(f"ipc://{job.path}", curve)
+        endpoint = self._listen(job.listen, curve) if job.listen else ""
         self._umbilical.send(messages.Listening(endpoint))
+
+    def _listen(self, address: str, curve: Curve) -> str:
+        """Listen for peers; return the address in force."""
+        listener = open_socket(self._context, zmq.ROUTER, curve=curve, network=True)
+        listener.bind(address)
+        self._watch(listener, self._disconnected)
+        self._reactor.add(listener, lambda: self._from_peers(listener))
+        bound: bytes = listener.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return bound.rstrip(b"\0").decode()
 
     def _bridge(self, message: messages.Bridge, descriptors: list[int]) -> None:
         link = message.link
@@ -212,8 +231,8 @@ class Gateway:
 
     def _dial(self, link: messages.Link) -> Peer:
         place = (link.peer, link.public)
-        if not link.peer.startswith("tcp://"):
-            raise ValueError("another gateway is at a tcp:// address")
+        if not link.peer.startswith(("tcp://", "ipc://")):
+            raise ValueError("another gateway is at a tcp:// address, or behind a socket that ssh forwards")
         if place not in self._dialed:
             curve = Curve(link.public.encode(), link.secret.encode(), link.peer_key.encode())
             dealer = open_socket(self._context, zmq.DEALER, curve=curve, network=True)
@@ -244,7 +263,9 @@ class Gateway:
             if len(frames) == 4 and len(frames[1]) == 0:
                 self._opened(frames, Peer(listener, frames[0].bytes))
             elif len(frames) > 2:
-                self._deliver(frames[1:], listener, frames[0].bytes)
+                peer = Peer(listener, frames[0].bytes)
+                if not self._visits.arrive(frames[1].bytes, peer, [frame.buffer for frame in frames[2:]]):
+                    self._deliver(frames[1:], listener, frames[0].bytes)
 
     def _opened(self, frames: Parts, peer: Peer) -> None:
         """A peer opens an edge: it must hold the edge's token."""
@@ -254,12 +275,19 @@ class Gateway:
         bridge = self._bridges.get(key)
         if bridge is not None:
             self._claim(bridge, peer, token)
-        elif len(self._unclaimed) < MAX_UNCLAIMED and len(key) <= MAX_KEY_BYTES:
+        elif (
+            not self._claim_visit(key, peer, token)
+            and len(self._unclaimed) < MAX_UNCLAIMED
+            and len(key) <= MAX_KEY_BYTES
+        ):
             self._unclaimed[key] = (peer, token)
 
     def _claim(self, bridge: Bridge, peer: Peer, token: bytes) -> None:
         if token == bridge.link.token:
             self._join(bridge, peer)
+
+    def _claim_visit(self, name: bytes, peer: Peer, token: bytes) -> bool:
+        return self._visits.claim(name, token, peer, peer.send_all)
 
     def _deliver(self, frames: Parts, source: Socket, route: bytes | None) -> None:
         bridge = self._bridges.get(frames[0].bytes)
@@ -289,7 +317,9 @@ class Gateway:
         self._reactor.add(monitor, happened)
 
     def _disconnected(self, connection: int) -> None:
-        for route in self._connections.pop(connection, set()):
+        routes = self._connections.pop(connection, set())
+        self._visits.lost(lambda place: isinstance(place, Peer) and place.route in routes)
+        for route in routes:
             for bridge in self._bridges.values():
                 if bridge.peer is not None and bridge.peer.route == route:
                     self._tell_lost(bridge, "the gateway that dialled")

@@ -36,6 +36,9 @@ NO_RESULT: Final = "No result variable set"
 MAX_TEXT: Final = 20_000
 """Bytes of an error, and of a traceback."""
 
+MAX_NAME: Final = 1000
+"""Bytes of what the type of an error is called."""
+
 
 def execute(source: str, input_data: object, modules: Sequence[str], given: Sequence[str]) -> object:
     """Execute code, as the main module of this process, and return what it left in `result`.
@@ -60,7 +63,7 @@ def execute(source: str, input_data: object, modules: Sequence[str], given: Sequ
 
 def told(error: BaseException) -> dict[str, str]:
     """Return what is told of an error of the code, its traceback from the code on."""
-    text, trace = type(error).__qualname__, ""
+    text, trace = "MemoryError", ""  # of what cannot even be told
     with contextlib.suppress(MemoryError):  # what was told up to there is told
         text = _text(error)
         about = traceback.TracebackException.from_exception(error)
@@ -71,11 +74,11 @@ def told(error: BaseException) -> dict[str, str]:
 
 
 def _text(error: BaseException) -> str:
-    name = type(error).__qualname__
+    name = last_bytes(sendable(type(error).__qualname__), MAX_NAME)
     text = text_of(error, MAX_TEXT)
     if isinstance(error, MemoryError) and not text:
         text = f"more is needed than the {resource.getrlimit(resource.RLIMIT_AS)[0] >> 20} MiB that there are"
-    return f"{name}: {last_bytes(text, MAX_TEXT)}" if text else name
+    return f"{name}: {last_bytes(text, MAX_TEXT - MAX_NAME - 2)}" if text else name
 
 
 def _outcome(head: dict[str, Any], payload: memoryview, largest: int) -> bytes:

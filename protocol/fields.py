@@ -11,6 +11,7 @@ import attrs
 
 from rmbus.errors import MalformedFrame
 from rmbus.protocol.limits import (
+    MAX_COUNTS,
     MAX_NAME_BYTES,
     MAX_NEEDED,
     MAX_NEEDED_BYTES,
@@ -55,6 +56,12 @@ def one_of(*words: str) -> Check:
             raise MalformedFrame(f"{attribute.name} is {value[:MAX_NAME_BYTES]!r}, and may be {', '.join(words)}")
 
     return check
+
+
+def counts(_: Any, attribute: attrs.Attribute[Any], value: list[int]) -> None:
+    """Check what an end of an edge has counted."""
+    if len(value) > MAX_COUNTS or not all(0 <= count < 1 << 64 for count in value):
+        raise MalformedFrame(f"{attribute.name} are up to {MAX_COUNTS} numbers from 0 up, of 64 bits")
 
 
 def session(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:

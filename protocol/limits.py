@@ -81,6 +81,9 @@ DEFAULT_CREDIT: Final = 2
 MAX_CREDIT: Final = 1024
 """The greatest window: a grant is never further than this beyond what the consumer has processed."""
 
+MAX_COUNTS: Final = 64
+"""What an end of an edge may count."""
+
 MAX_TOPIC_BYTES: Final = 255
 
 CHUNK_BYTES: Final = 1 << 20

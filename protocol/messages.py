@@ -289,6 +289,20 @@ class Release(Message):
     unheld: bool = False
 
 
+@_message("admitted")
+class Admitted(Message):
+    """Reply to a `join` that came from another machine: there is a visit, of whoever shows its token to the gateway.
+
+    Attributes:
+        visit: its name. gateway: where the gateway listens, "" for beside the socket that was asked.
+    """
+
+    visit: str = attrs.field(validator=fields.session)
+    token: bytes = attrs.field(repr=False, validator=fields.token)
+    gateway: str = ""
+    gateway_key: str = ""
+
+
 @_message("objects")
 class Objects(Message):
     """Which objects are there? Answered with `ok {"objects": [{id, name, entry, pid, level, holders, calls}, …]}`."""
@@ -487,6 +501,25 @@ class Detach(Message):
     segment: int = attrs.field(validator=_number)
 
 
+@_message("visit")
+class Visit(Message):
+    """To a gateway: somebody on another machine will come as this visit, and show its token.
+
+    With it comes his umbilical: what his end of it would be told or given, the gateway keeps or sends on.
+    """
+
+    visit: str = attrs.field(validator=fields.session)
+    token: bytes = attrs.field(repr=False, validator=fields.token)
+
+
+@_message("counts")
+class Counts(Message):
+    """Between the two relays of a visit: what has been counted at this end of an edge."""
+
+    edge: int = attrs.field(validator=_number)
+    counts: list[int] = attrs.field(validator=fields.counts)
+
+
 @_message("bridge")
 class Bridge(Message):
     """To a gateway: carry an edge to or from another machine."""
@@ -498,12 +531,17 @@ class Bridge(Message):
 
 @_message("gateway")
 class GatewayJob(Message):
-    """To a gateway: its keys, and where to listen ("": it only dials) and to whom. Answered with `listening`."""
+    """To a gateway: its keys, where to listen ("": not on the network) and to whom. Answered with `listening`.
+
+    Attributes:
+        path: of the Unix socket where it listens too, for those who have the machine's user for a friend: by ssh.
+    """
 
     listen: str
     public: str
     secret: str = attrs.field(repr=False)
     clients: list[str] = attrs.field(factory=list[str])
+    path: str = ""
 
 
 # --- node to host, on the umbilical ---------------------------------------------------------------------------------
@@ -518,7 +556,7 @@ class Spare(Message):
 
 @_message("join")
 class Join(Message):
-    """A process that was started by hand asks to become a node of this host.
+    """A process that was started by hand asks to become a node of this host; also said to one of another machine.
 
     Attributes:
         token: from the connection file: whoever can read that is the user.

@@ -13,12 +13,13 @@ from typing import Any, Final, Self, TypeVar, cast
 from rmbus.delivery import Delivery, latest
 from rmbus.errors import Closed, ConnectFailed, HostError, PackagingError, RmbusError
 from rmbus.handle import Handle
-from rmbus.joined import enter, find_bus
+from rmbus.joined import enter
 from rmbus.node import Needs, Node, declared_requirements, node_name, options_of
 from rmbus.protocol import messages
 from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
 from rmbus.proxies import handle_of, make_proxy
+from rmbus.reaching import Way, reach_bus
 from rmbus.remote import About, Holding, local_class
 from rmbus.runtime import inlet, outlet
 from rmbus.runtime.applying import Applied
@@ -29,7 +30,6 @@ from rmbus.runtime.outlet import Outlet
 from rmbus.shipping.pickling import dumps
 from rmbus.shipping.states import take_content
 from rmbus.topics import Publisher, Subscription
-from rmbus.transport.security import Connection
 
 ENCODED_FRAMES: Final = 8
 """How many frames of encoded video wait for a reader that has chosen no delivery."""
@@ -40,7 +40,7 @@ _O = TypeVar("_O")
 
 
 class Bus:
-    """The topics and remote objects of a host on this machine.
+    """The topics and remote objects of a host: on this machine, or where ssh reaches it.
 
     A context manager: leaving it closes what was opened on it.
 
@@ -48,8 +48,9 @@ class Bus:
         address: of the host.
     """
 
-    def __init__(self, connection: Connection, timeout_s: float) -> None:
-        self.address = connection.address
+    def __init__(self, way: Way, timeout_s: float, address: str | None = None) -> None:
+        self._way, connection = way, way.connection
+        self.address = address or connection.address
         self._connection = connection
         self._timeout_s = timeout_s
         self._opened: weakref.WeakSet[Publisher | Subscription] = weakref.WeakSet()
@@ -250,6 +251,7 @@ class Bus:
         with self._greeting:
             if self._holding is not None:
                 self._holding.close()
+        self._way.close()
 
     def __enter__(self) -> Self:
         return self
@@ -350,20 +352,22 @@ def _ship_node(holding: Holding, node: Node | str, config: Mapping[str, Any] | N
 
 
 def connect(address: str | None = None, *, key: str | None = None, timeout_s: float = 10.0) -> Bus:
-    """Connect to the bus of this user on this machine: any host that runs, also that of a pipeline.
+    """Connect to the bus of this user: any host of his that runs on this machine, also that of a pipeline, or another.
 
     Args:
-        address: of one of this user's hosts on this machine, `tcp://…` or `ipc://…`; None: any.
-        key: for hosts on other machines, which cannot be reached in this way yet.
+        address: None: any on this machine. `tcp://…` or `ipc://…`: that one, on this machine.
+            `ssh://[user@]host[:port][/path/to/rmbus]`: the user's host there, by his own ssh; one is started, for as
+            long as this lasts, if none runs.
+        key: for hosts on other machines that listen on the network, which cannot be reached in this way yet.
         timeout_s: how long the host may take for each answer.
 
     Raises:
-        ConnectFailed: there is none.
+        ConnectFailed: there is none, or ssh cannot log in.
     """
-    if key is not None or (address is not None and not address.startswith(("tcp://", "ipc://"))):
+    if key is not None or (address is not None and not address.startswith(("tcp://", "ipc://", "ssh://"))):
         what = "with a key" if key is not None else f"to {address}"
         raise ConnectFailed(
             f"cannot connect {what} yet: connect() reaches this user's hosts on this machine, at no address or at "
-            "tcp://… or ipc://…"
+            "tcp://… or ipc://…, and by ssh those of other machines: ssh://[user@]host"
         )
-    return Bus(find_bus(address), timeout_s)
+    return Bus(reach_bus(address), timeout_s, address)

@@ -43,8 +43,8 @@ class HostClient:
         self._pending: dict[int, Future[messages.Message]] = {}
         self._closed = False
         self._is_lost = False
-        is_tcp = connection.address.startswith("tcp:")
-        self._socket = open_socket(context, zmq.DEALER, curve=connection.curve, network=is_tcp)
+        is_far = not connection.local or connection.address.startswith("tcp:")
+        self._socket = open_socket(context, zmq.DEALER, curve=connection.curve, network=is_far)
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         )
@@ -197,6 +197,23 @@ def find_connection(address: str) -> Connection:
         f"no host of yours listens at {address}"
         + (f" (yours are at {others})" if others else "")
         + f": start it with `rmbus host --listen {address}`"
+    )
+
+
+def find_bus(address: str | None) -> Connection:
+    """Return the connection of a running host of this user: the one at an address, or any (one that stays first).
+
+    Raises:
+        ConnectFailed: there is none.
+    """
+    known = sorted(security.connections(), key=lambda connection: connection.passing)
+    for connection in known:
+        if address is None or address in (connection.address, connection.local):
+            return connection
+    raise ConnectFailed(
+        "no host of yours is running on this machine"
+        + (f" at {address}" if address else "")
+        + ": start one with `rmbus host`, or a pipeline"
     )
 
 

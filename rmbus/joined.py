@@ -14,29 +14,13 @@ from rmbus.errors import Broken, ConnectFailed, ProtocolError, RmbusError
 from rmbus.node import Node, node_name, ports
 from rmbus.protocol import messages
 from rmbus.protocol.topics import check_topic
+from rmbus.reaching import reach_bus
 from rmbus.runtime.loop import UpstreamFailed
 from rmbus.runtime.process import Process
-from rmbus.transport import security
 from rmbus.transport.counters import Page
 from rmbus.transport.security import Connection
 from rmbus.transport.umbilical import Umbilical, close_all
-
-
-def find_bus(address: str | None) -> Connection:
-    """Return the connection of a running host of this user: the one at an address, or any (one of its own first).
-
-    Raises:
-        ConnectFailed: there is none.
-    """
-    known = sorted(security.connections(), key=lambda connection: connection.name == "local")
-    for connection in known:
-        if address is None or address in (connection.address, connection.local):
-            return connection
-    raise ConnectFailed(
-        "no host of yours is running on this machine"
-        + (f" at {address}" if address else "")
-        + ": start one with `rmbus host`, or a pipeline"
-    )
+from rmbus.visiting import visit
 
 
 def run(node: Node, *, inputs: Mapping[str, str], outputs: Mapping[str, str], bus: str | None = None) -> None:
@@ -45,7 +29,7 @@ def run(node: Node, *, inputs: Mapping[str, str], outputs: Mapping[str, str], bu
     Args:
         node: the node.
         inputs, outputs: port to topic.
-        bus: address of the host; None: any of this user on this machine.
+        bus: address of the host, also by ssh; None: any of this user on this machine.
 
     Raises:
         ConnectFailed: no host. HostError: it refused, a topic's name is taken, say.
@@ -58,7 +42,11 @@ def run(node: Node, *, inputs: Mapping[str, str], outputs: Mapping[str, str], bu
                 raise RmbusError(f"{node_name(node)} has no {kind} {port!r}; it has {', '.join(known) or 'none'}")
             check_topic(topic)
     join = messages.Join(node_name(node), inputs=dict(inputs), outputs=dict(outputs))
-    serve(node, find_bus(bus), join)
+    way = reach_bus(bus)
+    try:
+        serve(node, way.connection, join)
+    finally:
+        way.close()
 
 
 def enter(
@@ -69,18 +57,8 @@ def enter(
     Raises:
         ConnectFailed: the host is gone, or has not answered in time. HostError: it refused.
     """
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    path = connection.beside("host.sock")
+    umbilical = _at_door(connection, join, timeout_s) if connection.local else visit(connection, join, timeout_s)
     try:
-        end.settimeout(timeout_s)
-        end.connect(str(path))
-        end.settimeout(None)
-    except OSError as error:
-        end.close()
-        raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
-    umbilical = Umbilical(end)
-    try:
-        umbilical.send(attrs.evolve(join, token=connection.token))
         if not _answers(umbilical, timeout_s):
             raise ConnectFailed(f"the host at {connection.address} lives, but did not answer within {timeout_s:g} s")
         _, message, descriptors = umbilical.receive()
@@ -94,6 +72,26 @@ def enter(
     page = Page(descriptors[message.page])
     close_all(descriptors)
     return umbilical, message, page
+
+
+def _at_door(connection: Connection, join: messages.Join, timeout_s: float | None) -> Umbilical:
+    """Join a host of this machine."""
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    path = connection.beside("host.sock")
+    try:
+        end.settimeout(timeout_s)
+        end.connect(str(path))
+        end.settimeout(None)
+    except OSError as error:
+        end.close()
+        raise ConnectFailed(f"cannot join the host at {path}: {error}") from error
+    umbilical = Umbilical(end)
+    try:
+        umbilical.send(attrs.evolve(join, token=connection.token))
+    except BaseException:
+        umbilical.close()
+        raise
+    return umbilical
 
 
 def serve(node: Node, connection: Connection, join: messages.Join) -> None:

@@ -150,11 +150,13 @@ def _check_supported(pipeline: Pipeline) -> None:
 
 
 def _checked(place: str) -> str:
-    if place == LOCAL or place.startswith(("tcp://", "ipc://")):
+    if place == LOCAL or place.startswith(("tcp://", "ipc://", "ssh://")):
         return place
     if place == "inline":
         raise PipelineError("on='inline' is for a whole pipeline, not for one node of it")
-    raise PipelineError(f"{place!r} is no place: give 'local', or a host's address such as tcp://127.0.0.1:7700")
+    raise PipelineError(
+        f"{place!r} is no place: give 'local', or a host's address such as tcp://127.0.0.1:7700 or ssh://box"
+    )
 
 
 def dialer(producer: str, consumer: str, listens: Mapping[str, bool]) -> str:
@@ -168,5 +170,6 @@ def dialer(producer: str, consumer: str, listens: Mapping[str, bool]) -> str:
     if listens[producer]:
         return consumer
     raise PipelineError(
-        f"neither {producer} nor {consumer} listens for the other: start one with `rmbus host --listen`"
+        f"neither {producer} nor {consumer} can be reached by the other: put a node on 'local' between the two, or "
+        "reach one of them by its own address, of a host that was started with `rmbus host --listen`"
     )

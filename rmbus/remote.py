@@ -19,10 +19,10 @@ from rmbus.errors import Closed, HostError, PackagingError, RmbusError, Transpor
 from rmbus.joined import enter
 from rmbus.needs import declared_needs, on_the_wire
 from rmbus.node import Needs
+from rmbus.printing import print_log
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.runtime.caller import Caller
-from rmbus.session import print_log
 from rmbus.shipping import package, pickling
 from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor

@@ -19,7 +19,7 @@ import attrs
 import zmq
 
 from rmbus.accounts import INLINE, Accounts, inline_report, make_report
-from rmbus.client import HostClient, expect, find_connection
+from rmbus.client import HostClient, expect
 from rmbus.embedded import EmbeddedHost
 from rmbus.errors import (
     UPSTREAM_FAILED,
@@ -38,8 +38,10 @@ from rmbus.needs import on_the_wire
 from rmbus.node import Node, declared_requirements, options_of
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
+from rmbus.printing import print_log
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
+from rmbus.reaching import Way, reach
 from rmbus.report import NodeReport, Report
 from rmbus.results import Results, in_thread, through_processes
 from rmbus.runtime import inline
@@ -48,6 +50,7 @@ from rmbus.shipping import package, pickling
 from rmbus.shipping.package import Package
 from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor
+from rmbus.transport.security import Connection
 from rmbus.transport.sockets import Socket
 
 START_TIMEOUT_S = 60.0
@@ -65,17 +68,6 @@ STALL_S = 3.0
 
 OnLog = Callable[[str, str, Sequence[str], int], None]
 """Takes what a node printed: its name, its host, the lines, and how many more were held back."""
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # code from elsewhere does not get at the terminal
-
-
-def print_log(node: str, host: str, lines: Sequence[str], suppressed: int) -> None:
-    """Print what a node printed to standard error, prefixed with `node@host`."""
-    for line in lines:
-        sys.stderr.write(f"{node}@{host} | {_CONTROL.sub('?', line)}\n")
-    if suppressed:
-        sys.stderr.write(f"{node}@{host} | … {suppressed} lines suppressed (more than a few hundred a second)\n")
 
 
 @attrs.define(eq=False)
@@ -139,7 +131,12 @@ class Session:
             check_revivable(self._plan)
         self._on_log = on_log
         self._fast, self._shared = fast, shared
-        self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
+        self._ways: dict[str, Way] = {}
+        try:
+            self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
+        except BaseException:
+            self._close_ways()
+            raise
         self._changed = threading.Condition()
         self._linked: set[int] = set()
         self._failure: BaseException | None = None
@@ -284,7 +281,7 @@ class Session:
             sys.stderr.write(f"rmbus: {plan.name}: {warning}\n")
         if env:
             return _Run(plan, state.data, made)
-        elsewhere = plan.place != LOCAL and not find_connection(plan.place).shares_environment
+        elsewhere = plan.place != LOCAL and not self._reach(plan.place).shares_environment
         return _Run(plan, state.data, provide(made, declared, elsewhere=elsewhere))
 
     def _launch(self) -> None:
@@ -305,6 +302,11 @@ class Session:
         for client in self._clients.values():
             client.ask(messages.Go(self.id), messages.Ok)
 
+    def _reach(self, place: str) -> Connection:
+        if place not in self._ways:
+            self._ways[place] = reach(place)
+        return self._ways[place].connection
+
     def _connect(self, place: str) -> HostClient:
         if place == LOCAL:
             own = sum(
@@ -316,7 +318,7 @@ class Session:
             self._embedded = EmbeddedHost(spares=own)
             connection = self._embedded.connection
         else:
-            connection = find_connection(place)
+            connection = self._reach(place)
         client = HostClient(self._reactor, self._context, connection)
         client.on_event = lambda message: self._event(client, message)
         client.on_lost = lambda reason: self._lost(client, place, reason)
@@ -431,7 +433,10 @@ class Session:
         """Join an edge between two hosts by their gateways."""
         producer, consumer = edge.producer, edge.consumer
         ends = {producer.place: attrs.evolve(link, consumer=-1), consumer.place: attrs.evolve(link, producer=-1)}
-        listens = {place: bool(self._clients[place].welcome.gateway) for place in ends}
+        listens = {
+            producer.place: self._listens(producer.place, consumer.place),
+            consumer.place: self._listens(consumer.place, producer.place),
+        }
         caller = dialer(producer.place, consumer.place, listens)
         (called,) = set(ends) - {caller}
         other = self._clients[called]
@@ -439,12 +444,18 @@ class Session:
         call = attrs.evolve(
             ends[caller],
             dial=True,
-            peer=other.welcome.gateway,
+            peer=other.connection.gateway_at(other.welcome.gateway),
             peer_key=other.welcome.gateway_key,
             public=other.connection.public,
             secret=other.connection.secret,
         )
         self._clients[caller].ask(call, messages.Ok)
+
+    def _listens(self, place: str, other: str) -> bool:
+        """Whether a gateway can be connected to from another place; what ssh forwards, from this machine alone."""
+        if self._clients[place].connection.is_forwarded:
+            return bool(self._clients[other].connection.local)
+        return bool(self._clients[place].welcome.gateway)
 
     def _missing(self, wanted: set[int]) -> str:
         nodes = [f"node {run.plan.name}" for run in self._runs.values() if run.status == "starting"]
@@ -622,6 +633,11 @@ class Session:
         if self._embedded is not None:
             self._embedded.close()
         self._context.destroy(linger=0)
+        self._close_ways()
+
+    def _close_ways(self) -> None:
+        for way in self._ways.values():
+            way.close()
 
     def _close_clients(self, closed: threading.Event) -> None:
         for client in self._clients.values():

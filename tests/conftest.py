@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from accounting import audit
 from hypothesis import settings
+from sshd import SSHD
 
 # Machines that share their cores make deadlines lie; continuous integration has to see the same examples every time.
 settings.register_profile("rmbus", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -35,12 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need root where there is none; but fail them where continuous integration would lose them so."""
-    if item.get_closest_marker("root") is None or os.geteuid() == 0:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail("this test needs root, and CI=true allows no test to be skipped for that")
-    pytest.skip("needs root")
+    """Skip tests that need what is not there; but fail them where continuous integration would lose them so."""
+    missing = [
+        what
+        for mark, what, is_there in (
+            ("root", "root", os.geteuid() == 0),
+            ("sshd", "sshd (openssh-server)", SSHD.exists()),
+        )
+        if item.get_closest_marker(mark) is not None and not is_there
+    ]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"this test needs {' and '.join(missing)}, and CI=true allows no test to be skipped for that")
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,7 +22,8 @@ from rmbus.host.parent import announce, watch_parent
 from rmbus.host.probing import choose, probe
 from rmbus.shipping.places import cache_folder
 from rmbus.shipping.store import QUOTA_BYTES
-from rmbus.transport.security import CONNECTION_FILE, Connection
+from rmbus.ssh import tell
+from rmbus.transport.security import CONNECTION_FILE, Connection, connections
 
 _KEY_LENGTH: Final = 40
 _Z85: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
@@ -78,8 +80,11 @@ def host(
     machine: Annotated[Path, typer.Option("--machine", hidden=True)] = Path("/"),
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
     pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
+    for_ssh: Annotated[bool, typer.Option("--for-ssh", hidden=True)] = False,
 ) -> None:
     """Run nodes that others send, each in a process of its own, confined as far as this machine allows."""
+    if for_ssh and lend_running():
+        return
     keys = tuple(_checked_key(key) for key in clients or ())
     if listen:
         check_listen(listen, keys)
@@ -112,9 +117,13 @@ def host(
             network=network,
             machine=machine,
         ),
+        passing=for_ssh,
     )
 
     def up(connection: Connection) -> None:
+        if for_ssh:
+            tell(connection)
+            return
         why = f"; {reasons}" if chosen < Level.JAIL and reasons else ""
         file = daemon.folder.path / CONNECTION_FILE
         print(
@@ -130,10 +139,28 @@ def host(
     on_signals(daemon)
     if parent is not None:
         daemon.reactor.add(parent, daemon.end)
+    if for_ssh:
+        daemon.reactor.add(sys.stdin.fileno(), partial(_heed_end, daemon.end))
     try:
         daemon.serve()
     except ConnectFailed as error:  # here it is this host that could not be, not one that was looked for
         raise HostError(str(error), host=settings.name) from error
+
+
+def lend_running() -> bool:
+    """Tell somebody who has come by ssh of a host that runs, and wait until he leaves; whether there is one."""
+    running = next((each for each in connections() if not each.passing), None)
+    if running is None:
+        return False
+    tell(running)
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    return True
+
+
+def _heed_end(end: Callable[[], None]) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        end()
 
 
 def default_store() -> Path:

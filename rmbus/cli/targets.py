@@ -144,8 +144,8 @@ def check_place(on: str) -> str:
     Raises:
         Misuse: it is none.
     """
-    if not on.startswith(("tcp://", "ipc://")):
-        raise Misuse(f"--on {on}: a host's address is tcp://HOST:PORT, as `rmbus host` prints it")
+    if not on.startswith(("tcp://", "ipc://", "ssh://")):
+        raise Misuse(f"--on {on}: a host's address is tcp://HOST:PORT, as `rmbus host` prints it, or ssh://[USER@]HOST")
     return on
 
 

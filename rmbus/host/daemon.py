@@ -71,6 +71,7 @@ class Settings:
         store_bytes: what they may take together; those that nobody uses go first.
         spares: processes kept ready. refill: whether a spare that was taken is replaced.
         embedded: whether it is the child of a script, whose nodes it runs as the user's own.
+        passing: whether it ends with whoever has started it.
         drain_s: how long running sessions may go on after SIGTERM.
         memory_bytes: shared memory that one process may have for its outputs.
         environments: where environments are kept that were made; None: in the run folder, for this run.
@@ -89,6 +90,7 @@ class Settings:
     spares: int = 2
     refill: bool = True
     embedded: bool = False
+    passing: bool = False
     drain_s: float = 1.0
     memory_bytes: int = QUOTA_BYTES
     environments: Path | None = None
@@ -134,7 +136,7 @@ class Host:
             prepared=settings.prepared,
         )
         self._pool = Pool(self._spawn, settings.spares, refill=settings.refill)
-        self._gateway = GatewayChild(self._spawn_gateway)
+        self._gateway = GatewayChild(self._spawn_gateway, self.folder.path / "gateway.sock")
         self._directory = Directory()
         self._events = Events(self.reactor, self._context, settings.name, self._sessions)
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
@@ -163,6 +165,7 @@ class Host:
             messages.Start: self._start,
             messages.Revive: self._revive,
             messages.Link: self._link,
+            messages.Join: self._join,
             messages.Go: self._go,
             messages.Stop: self._stop,
             messages.Report: self._report,
@@ -180,6 +183,7 @@ class Host:
         """Serve until `end` was called and everything is down."""
         keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
         self._guard = KeyGuard(self._context, keys)
+        self._gateway.allow([key.decode() for key in keys])
         curve = Curve(self._public, self._secret)
         self._local = self._control.listen_local(self.folder.path / "client.sock", curve)
         self._events.listen(self.folder.path / "events.sock", curve)
@@ -187,8 +191,7 @@ class Host:
         if self.settings.listen:
             self._address = self._control.listen(self.settings.listen, curve)
             listen = self.settings.listen.rpartition(":")[0] + ":*"
-            clients = [key.decode() for key in keys]
-            self._gateway.start(listen, clients, on_listening=self._up)
+            self._gateway.start(listen, on_listening=self._up)
         else:
             self._address = self._local
             self._up()
@@ -235,6 +238,7 @@ class Host:
             secret=self._client_secret.decode(),
             token=self._token,
             prefix=sys.prefix,
+            passing=self.settings.passing or self.settings.embedded,
         )
         connection.write(self.folder.path)
         self._on_up(connection)
@@ -486,9 +490,20 @@ class Host:
         needs_gateway = -1 in (request.producer, request.consumer) and not request.meet
         gateway = self._gateway.ensure() if needs_gateway else None
         session.link(request, gateway)
-        if gateway is not None:
+        if gateway is None:
+            reply(messages.Ok())
+        else:
             self._gateway.attend(session)
-        reply(messages.Ok())
+            self._gateway.when_up(lambda: reply(messages.Ok()))
+
+    def _join(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
+        """A process of another machine joins: it comes by the gateway."""
+        assert isinstance(request, messages.Join)
+        visit = messages.Visit(secrets.token_hex(8), secrets.token_bytes(16))
+        umbilical, pid = self._gateway.admit(visit)
+        self._hands.admit(umbilical, pid, request)
+        gateway = self._gateway
+        gateway.when_up(lambda: reply(messages.Admitted(visit.visit, visit.token, gateway.endpoint, gateway.public)))
 
     def _go(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Go)

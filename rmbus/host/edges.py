@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from rmbus.host.endpoints import End, Endpoint
 from rmbus.host.memory import Memory
 from rmbus.host.peers import FarEnd
@@ -165,6 +167,8 @@ class Wiring:
             link: what the client asked for. producer, consumer: its ends here.
             topic: what it is of, "" for one of a pipeline. last: whether its consumer wants the last frame at once.
         """
+        if not (producer.shares and consumer.shares):  # a process of another machine, with relays in between
+            link = attrs.evolve(link, fast=True, shared=False)
         edge = HostedEdge(link, producer, consumer)
         self._edges.append(edge)
         self._join(edge, producer, consumer, topic, last=last)

@@ -46,10 +46,20 @@ class Endpoint:
     Attributes:
         worker: the process. folder: its sockets. work: what it may write to, where it is not in a jail.
         session: of the node that it is, "" for the gateway and for those that joined by topics.
+        shares: whether it can map memory of this machine.
     """
 
-    def __init__(self, worker: Worker, folder: Path, work: Path, release: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        folder: Path,
+        work: Path,
+        release: Callable[[], None] | None = None,
+        *,
+        shares: bool = True,
+    ) -> None:
         self.worker = worker
+        self.shares = shares
         self._release = release
         self.folder = folder
         self.work = work

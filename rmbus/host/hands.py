@@ -187,22 +187,42 @@ class Hands:
             raise HostError(f"a process that joins says so first, not {message.tag!r}")
         if not secrets.compare_digest(message.token, self._token):
             raise HostError("a process that joins shows the token of the connection file")
+        endpoint = self._endpoint(caller, pid, shares=True)
+        try:
+            self._place(endpoint, message)
+        except RmbusError as error:
+            endpoint.worker.send(messages.Refused(type(error).__name__, str(error)))
+            endpoint.worker.kill()
+            endpoint.remove()
+
+    def admit(self, umbilical: Umbilical, pid: int, join: messages.Join) -> None:
+        """Let a process of another machine in; the umbilical ends at the gateway, whose pid that is.
+
+        Raises:
+            RmbusError: it may not.
+        """
+        endpoint = self._endpoint(umbilical, pid, shares=False)
+        try:
+            self._place(endpoint, join)
+        except RmbusError:
+            endpoint.worker.kill()
+            endpoint.remove()
+            raise
+
+    def _endpoint(self, umbilical: Umbilical, pid: int, *, shares: bool) -> Endpoint:
         folder = self._make_folder()
         try:
-            worker = Worker(self._reactor, caller, pid)
+            worker = Worker(self._reactor, umbilical, pid)
         except OSError:
             folder.rmdir()
             raise
         worker.on_message = lambda _: worker.kill()  # it has nothing to say before it has its job
-        endpoint = Endpoint(worker, folder, folder)
-        try:
-            if message.session:
-                self._announced(endpoint, message)
-            elif message.object:
-                self._calls(endpoint, message)
-            else:
-                Hand(endpoint, message, self._bus)
-        except RmbusError as error:
-            worker.send(messages.Refused(type(error).__name__, str(error)))
-            worker.kill()
-            endpoint.remove()
+        return Endpoint(worker, folder, folder, shares=shares)
+
+    def _place(self, endpoint: Endpoint, join: messages.Join) -> None:
+        if join.session:
+            self._announced(endpoint, join)
+        elif join.object:
+            self._calls(endpoint, join)
+        else:
+            Hand(endpoint, join, self._bus)

@@ -111,22 +111,29 @@ class EventIntake:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _listen(self, connection: Connection) -> None:
-        if not connection.local:
+        if not connection.local and not connection.is_forwarded:
             raise HostError(
-                f"the host at {connection.address} is on another machine: its events cannot be read from here yet",
+                f"the host at {connection.address} is on another machine: its events can be read by ssh alone so far",
                 host=connection.address,
             )
+        opened = open_socket(self._context, zmq.SUB, curve=connection.curve, network=connection.is_forwarded)
+        end = self._end_of(connection, opened)
+        opened.setsockopt(zmq.RCVHWM, KEPT)
+        opened.setsockopt(zmq.SUBSCRIBE, subscription(EVENTS))
+        opened.connect(f"ipc://{connection.beside('events.sock')}")
+        self._reactor.add(opened, partial(self._receive, opened))
+        self._reactor.add(end, partial(self._gone, end, opened, connection.address))
+
+    def _end_of(self, connection: Connection, opened: Socket) -> int | Socket:
+        """Return what becomes readable when a host is gone, or the connection to it."""
+        if connection.is_forwarded:
+            return opened.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             host = os.pidfd_open(connection.pid)
         except OSError as error:
             raise HostError(f"the host at {connection.address} is gone: {error}", host=connection.address) from error
         self._hosts.append(host)
-        opened = open_socket(self._context, zmq.SUB, curve=connection.curve)
-        opened.setsockopt(zmq.RCVHWM, KEPT)
-        opened.setsockopt(zmq.SUBSCRIBE, subscription(EVENTS))
-        opened.connect(f"ipc://{connection.beside('events.sock')}")
-        self._reactor.add(opened, partial(self._receive, opened))
-        self._reactor.add(host, partial(self._gone, host, opened, connection.address))
+        return host
 
     def _receive(self, opened: Socket) -> None:
         while True:
@@ -143,7 +150,7 @@ class EventIntake:
             assert isinstance(entry.payload, bytes)  # it was checked
             self._inbox.append(framing.decode(header, entry.payload, Any, topic=topic))
 
-    def _gone(self, host: int, opened: Socket, address: str) -> None:
+    def _gone(self, host: int | Socket, opened: Socket, address: str) -> None:
         """A host has ended; what it said before is still given."""
         self._reactor.remove(host)
         self._receive(opened)

@@ -18,9 +18,9 @@ from rmbus.media import Frame
 from rmbus.protocol import lane, messages
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.forks import own
-from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import Arrival, InputLink
 from rmbus.runtime.memory import NodeMemory
+from rmbus.transport.lane_ends import take_end
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.umbilical import Stripped, Umbilical, close_all

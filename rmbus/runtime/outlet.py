@@ -25,12 +25,12 @@ from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
 from rmbus.runtime.emissions import Converter
 from rmbus.runtime.forks import own
-from rmbus.runtime.lane_ends import take_end
 from rmbus.runtime.links import OutputLink
 from rmbus.runtime.loans import Loan
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort
 from rmbus.transport.counters import Page
+from rmbus.transport.lane_ends import take_end
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.reactor import Callback, Reactor
 from rmbus.transport.umbilical import Stripped, Umbilical, close_all

@@ -6,6 +6,7 @@ import ast
 import bisect
 import enum
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -67,6 +68,9 @@ class Scan:
 _CALLS: Final = (b"import_module", b"__import__", b"resources", b"get_data", b"run_path", b"run_module", b"_location")
 _FOLDER: Final = (b"__file__", b"resources", b"get_data")
 
+_PARSING: Final = threading.Lock()
+"""CPython counts how deep a tree is for all threads together: two that parse at once may get a SystemError (3.11)."""
+
 
 def scan(source: bytes, filename: str, *, names: Iterable[str] | None = None, imported: bool = True) -> Scan:
     """Return what the source imports.
@@ -81,7 +85,8 @@ def scan(source: bytes, filename: str, *, names: Iterable[str] | None = None, im
     Raises:
         SyntaxError: the text is no Python. ValueError: it has a zero byte.
     """
-    tree = ast.parse(source, filename)
+    with _PARSING:
+        tree = ast.parse(source, filename)
     used = None if names is None else used_names(tree, names, imported=imported)
     reader = _Reader(source, used, imported=imported)
     reader.block(tree.body, _Context())

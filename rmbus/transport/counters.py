@@ -61,6 +61,17 @@ class Edge(enum.IntEnum):
     RELAYED = 60  # gateway
 
 
+PRODUCER_COUNTS: Final = (
+    *(Edge.PUBLISHED, Edge.SENT, Edge.BYTES, Edge.ENDED, Edge.LINKED, Edge.SHARED, Edge.DUPLICATES),
+    *range(_DROPPED_BY_PRODUCER, _DROPPED_BY_PRODUCER + len(REASONS)),
+)
+CONSUMER_COUNTS: Final = (
+    *(Edge.RECEIVED, Edge.DELIVERED, Edge.DONE, Edge.PINNED),
+    *range(_DROPPED_BY_CONSUMER, _DROPPED_BY_CONSUMER + len(REASONS)),
+)
+"""What the two ends of an edge count that means something on another machine, too: times of its clock do not."""
+
+
 class Node(enum.IntEnum):
     """Words of a node's page; the node writes."""
 

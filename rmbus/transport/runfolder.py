@@ -6,6 +6,7 @@ holds a lock on it; whatever is left without a holder is swept at the next start
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -113,6 +114,9 @@ def kill_noted(folder: Path) -> None:
         pid, _, started = line.partition(" ")
         if pid.isdigit() and started.isdigit() and start_time(int(pid)) in (None, int(started)):
             kill_session(int(pid))
+        if pid.isdigit() and started.isdigit() and start_time(int(pid)) == int(started):  # it leads no session
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def kill_session(leader: int) -> None:

@@ -38,6 +38,7 @@ class Connection:
         identity: unique to this run of the host. pid: its process. name: what it is called.
         local: the `ipc` address for clients on this machine. token: shown by processes that join by `host.sock`.
         prefix: of its interpreter: where that is the client's too, they have one environment.
+        passing: whether it ends with whoever has started it: a script, or a login by ssh.
     """
 
     address: str
@@ -50,6 +51,7 @@ class Connection:
     public: str = ""
     secret: str = attrs.field(default="", repr=False)
     prefix: str = ""
+    passing: bool = False
 
     @property
     def curve(self) -> Curve | None:
@@ -68,9 +70,22 @@ class Connection:
         """Where processes join the host, and other hosts meet it; None where it is not on this machine."""
         return self.beside("host.sock") if self.local else None
 
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether its sockets are here, and the host is elsewhere."""
+        return not self.local and self.address.startswith("ipc://")
+
     def beside(self, name: str) -> Path:
-        """Return the path of another socket in the host's run folder; only for a host of this machine."""
-        return Path(self.local.removeprefix("ipc://")).with_name(name)
+        """Return the path of another socket in the host's run folder, or of what ssh forwards to it."""
+        return Path((self.local or self.address).removeprefix("ipc://")).with_name(name)
+
+    def gateway_at(self, told: str) -> str:
+        """Return the address of the host's gateway, from here.
+
+        Args:
+            told: where the host says that it listens.
+        """
+        return f"ipc://{self.beside('gateway.sock')}" if self.is_forwarded else told
 
     def write(self, folder: Path) -> None:
         """Write the connection file, readable for its owner only, in one step."""

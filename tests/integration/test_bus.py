@@ -23,9 +23,13 @@ NUMBERS = """
 """Publishes as many numbers as it is told to, time after time."""
 
 
+everywhere = pytest.mark.parametrize("scripts", ["here", "far"], indirect=True)
+
+
 @pytest.fixture
-def scripts(tmp_path: Path) -> Iterator[Scripts]:
-    with Scripts(tmp_path) as scripts:
+def scripts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scripts]:
+    """A host, and scripts on its machine; or, with `everywhere`, also some that see it as from another one."""
+    with Scripts(tmp_path, far=getattr(request, "param", "here") == "far") as scripts:
         yield scripts
 
 
@@ -41,6 +45,7 @@ def publish(publisher: Script, frames: int) -> None:
     publisher.tell()
 
 
+@everywhere
 def test_small_frames(scripts: Scripts) -> None:
     """All of them, in order, with the topic's name and their numbers; the iteration ends with the publisher."""
     reader = up(
@@ -97,6 +102,7 @@ def test_large_frames_are_shared(scripts: Scripts) -> None:
     ]
 
 
+@everywhere
 def test_the_last_value_comes_at_once_where_it_is_wanted(scripts: Scripts) -> None:
     """Who comes late gets the last value, with its format, or waits for the next."""
     writer = up(
@@ -136,6 +142,7 @@ def test_the_last_value_comes_at_once_where_it_is_wanted(scripts: Scripts) -> No
     writer.said()
 
 
+@everywhere
 def test_patterns(scripts: Scripts) -> None:
     """A pattern takes in what comes and goes, and ends when it is closed; a name ends with its topic."""
     reader = up(
@@ -263,6 +270,7 @@ def test_by_address(scripts: Scripts) -> None:
     assert "'here' is published already" in said[2]
 
 
+@everywhere
 def test_a_slow_reader_harms_itself_alone(scripts: Scripts) -> None:
     """One that reads all gets all; one that is slow misses some, and each of its frames is given or counted."""
     quick, slow = (
@@ -449,6 +457,7 @@ def test_closing_twice_and_using_after_it(scripts: Scripts) -> None:
     ]
 
 
+@everywhere
 @pytest.mark.parametrize("end", ["", "del numbers, reader, bus", "raise SystemExit"])
 def test_a_script_that_closes_nothing(scripts: Scripts, end: str) -> None:
     """What is left open ends with the script, or with the last reference, and what was sent is read."""
@@ -576,6 +585,7 @@ def test_the_topics_of_a_pipeline(tmp_path: Path) -> None:
         assert pipeline.end()[0] == 0
 
 
+@everywhere
 def test_a_node_reads_what_a_dead_publisher_has_sent(scripts: Scripts) -> None:
     """A node on the bus ends with its topic, in order, and what was on its way before is still good."""
     (scripts.folder / "reads.py").write_text(
@@ -617,6 +627,7 @@ def test_a_node_reads_what_a_dead_publisher_has_sent(scripts: Scripts) -> None:
     assert err == "rmbus: topic pictures has ended: its publisher is gone\n"
 
 
+@everywhere
 def test_encoded_video_waits_by_itself(scripts: Scripts) -> None:
     """Eight frames of it wait where nothing else is asked for; what is dropped, is dropped up to a key frame."""
     reader = up(
@@ -699,6 +710,7 @@ AIO = """
 """
 
 
+@everywhere
 @pytest.mark.parametrize("run", ["asyncio.run(main(), debug=True)", "import uvloop; uvloop.run(main())"])
 def test_the_awaitable_twins(scripts: Scripts, run: str) -> None:
     """The same in event loops of both kinds, cancelled and closed, and no task is left."""

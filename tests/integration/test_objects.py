@@ -113,8 +113,9 @@ class Counter:
 '''
 
 
-@pytest.fixture
-def scripts(tmp_path: Path) -> Iterator[Scripts]:
+@pytest.fixture(params=["here", "far"])
+def scripts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scripts]:
+    """A host, and scripts on its machine; or that see it as from another one."""
     (tmp_path / "counting.py").write_text(textwrap.dedent(COUNTING))
     package = tmp_path / "helping"
     package.mkdir()
@@ -124,7 +125,7 @@ def scripts(tmp_path: Path) -> Iterator[Scripts]:
     )
     (package / "deepest.py").write_text("from . import base\ndef one():\n    return base.ONE\n")
     (package / "base.py").write_text("ONE = 1\n")
-    with Scripts(tmp_path) as scripts:
+    with Scripts(tmp_path, far=request.param == "far") as scripts:
         yield scripts
 
 

@@ -19,6 +19,10 @@ SUPPORT = {str(Path(__file__).parent)!r}
 import json, os, sys, threading, time
 import numpy as np
 import rmbus
+if "RMBUS_TEST_FAR" in os.environ:
+    sys.path.append(SUPPORT)
+    import far
+    sys.path.remove(SUPPORT)
 from rmbus import *
 
 def say(value):
@@ -72,18 +76,24 @@ class Script:
     def said(self, timeout_s: float = 30) -> list[Any]:
         """Wait for its end, which must be a good one; return what it has said since."""
         status, said, err = self.end(timeout_s)
-        assert (status, err) == (0, "")
+        assert (status, err) == (0, ""), f"the script has ended with {status}:\n{err}"
         return said
 
 
 class Scripts:
-    """A folder and a run folder for scripts; with `host`, a host too. A context manager: nothing may be left."""
+    """A folder and a run folder for scripts; with `host`, a host too. A context manager: nothing may be left.
 
-    def __init__(self, folder: Path, *, host: bool = True) -> None:
+    With `far` the scripts see the host as from another machine.
+    """
+
+    def __init__(self, folder: Path, *, host: bool = True, far: bool = False) -> None:
         self.command = Command(folder)
         self.folder = folder
         self.host: subprocess.Popen[str] | None = None
         self._with_host = host
+        self._listen = ["--listen", "tcp://127.0.0.1:0"] if far else []
+        if far:
+            self.command.env["RMBUS_TEST_FAR"] = "1"
         self._scripts: list[Script] = []
         self._temporary = folder / "temporary"
         self._temporary.mkdir()
@@ -103,7 +113,7 @@ class Scripts:
     def __enter__(self) -> Self:
         self.command.__enter__()
         if self._with_host:
-            self.host = self.command.start("host", "--spares", "0")
+            self.host = self.command.start("host", "--spares", "0", *self._listen)
             assert self.host.stdout is not None
             assert "listening" in self.host.stdout.readline()
         return self
