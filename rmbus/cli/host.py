@@ -15,6 +15,7 @@ import typer
 
 from rmbus.cli.failures import Misuse
 from rmbus.errors import ConfinementError, ConnectFailed, HostError
+from rmbus.host.caches import QUOTA_MB
 from rmbus.host.daemon import Host, Settings, on_signals
 from rmbus.host.granting import Offer
 from rmbus.host.levels import Level
@@ -77,6 +78,12 @@ def host(
         list[str] | None, typer.Option("--allow-device", metavar="PATH", help="A device file that nodes may open.")
     ] = None,
     network: Annotated[bool, typer.Option("--allow-network", help="Nodes may have this machine's network.")] = False,
+    cache_mb: Annotated[
+        int,
+        typer.Option(
+            "--cache-mb", metavar="MB", min=0, help="What all caches of nodes may hold; unused ones go first."
+        ),
+    ] = QUOTA_MB,
     machine: Annotated[Path, typer.Option("--machine", hidden=True)] = Path("/"),
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
     pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
@@ -117,6 +124,8 @@ def host(
             network=network,
             machine=machine,
         ),
+        caches=cache_folder() / "caches",
+        cache_mb=cache_mb,
         passing=for_ssh,
     )
 

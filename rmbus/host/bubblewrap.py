@@ -26,6 +26,7 @@ class Grants:
         network: the machine's own network, instead of none.
         cpus: those to run on, and no others; (): any.
         memory_bytes: private memory beyond what a process begins with; 0: any.
+        file_bytes: what one file may have, if that is more than the usual.
     """
 
     readable: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class Grants:
     network: bool = False
     cpus: tuple[int, ...] = ()
     memory_bytes: int = 0
+    file_bytes: int = 0
 
     def allowed(self) -> Allowed:
         """Return what a process is to let itself do by it."""
@@ -43,6 +45,7 @@ class Grants:
             network=self.network,
             pinned=bool(self.cpus),
             memory_bytes=self.memory_bytes,
+            file_bytes=self.file_bytes,
         )
 
 

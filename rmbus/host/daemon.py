@@ -21,6 +21,7 @@ import zmq
 import rmbus
 from rmbus.errors import HostError, TooLarge
 from rmbus.host import janitor
+from rmbus.host.caches import QUOTA_MB, Caches
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
@@ -28,7 +29,7 @@ from rmbus.host.environments import Environment, Environments
 from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
 from rmbus.host.gpus import VISIBLE
-from rmbus.host.granting import Grant, Granting, Offer
+from rmbus.host.granting import Grant, Granting, Offer, ledger_of
 from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import Grants, spawn_command
 from rmbus.host.levels import Level
@@ -78,6 +79,8 @@ class Settings:
         pythons: further interpreters that packages may ask for, by path; rmbus is installed in each.
         prepared: environments that nodes may name, by path; they are used as they are.
         offer: what nodes may be granted.
+        caches: where folders are kept that outlive nodes; None: in the run folder, for this run.
+        cache_mb: what these may hold together; 0: there are none.
     """
 
     name: str
@@ -96,7 +99,9 @@ class Settings:
     environments: Path | None = None
     pythons: tuple[str, ...] = ()
     prepared: Mapping[str, Path] = attrs.field(factory=dict[str, Path])
-    offer: Offer = Offer()
+    offer: Offer = attrs.field(factory=Offer)
+    caches: Path | None = None
+    cache_mb: int = QUOTA_MB
 
 
 class Host:
@@ -104,10 +109,12 @@ class Host:
 
     def __init__(self, settings: Settings, *, on_up: Callable[[Connection], None]) -> None:
         self.settings = settings
-        self._granting = Granting(settings.offer, settings.name, is_own=settings.embedded)
         self.reactor = Reactor()
+        ledger = ledger_of(settings.offer)
         runfolder.sweep()
         self.folder = RunFolder()
+        self._caches = Caches(self.reactor, settings.caches or self.folder.path / "caches", settings.cache_mb)
+        self._granting = Granting(settings.offer, ledger, settings.name, self._caches, is_own=settings.embedded)
         self._janitor = janitor.start(self.folder)
         started.add(self._janitor.pid)
         adopt_strays()
@@ -197,6 +204,7 @@ class Host:
             self._up()
         if not self.settings.embedded:
             self._environments.collect()
+            self._caches.look()
         try:
             self.reactor.run()
         finally:
@@ -223,6 +231,7 @@ class Host:
         self._objects.close()
         self._pool.close()
         self._environments.close()
+        self._caches.close()
         self._hands.close()
         self.reactor.stop()
 
@@ -290,6 +299,8 @@ class Host:
 
         release = None if environment is None else environment.release
         child = Child(self.reactor, self.folder, launch, str(folder), None if grant is None else grant.close)
+        if grant is not None:
+            grant.heed(child.condemn)
         return Endpoint(child, folder, work, release)
 
     def _process(self, environment: Environment | None, grant: Grant) -> tuple[Endpoint, bool, str]:

@@ -60,7 +60,7 @@ def _read(path: Path) -> Gpu | None:
 
 
 def _visible(gpus: list[Gpu], told: str) -> tuple[Gpu, ...]:
-    """Return those of a list of numbers or UUIDs, or beginnings of them; like CUDA's own reading it ends at an error."""
+    """Return those of a list of numbers or UUIDs, or beginnings of them; as CUDA reads it, it ends at an error."""
     chosen: list[Gpu] = []
     for word in map(str.strip, told.split(",")):
         if word.isdecimal():

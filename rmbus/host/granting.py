@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import attrs
 from rmbus.errors import HostError
 from rmbus.host import gpus
 from rmbus.host.bubblewrap import Grants
+from rmbus.host.caches import PATH, Caches, Use
 from rmbus.host.ledger import Ledger, Share
 from rmbus.protocol import messages
 from rmbus.protocol.needs import ANYWHERE, WRITABLE
@@ -68,30 +69,43 @@ class Grant:
         about: what it has that a spare process has not, in words; "" where a spare will do.
     """
 
-    def __init__(self, ledger: Ledger, share: Share, grants: Grants, about: str) -> None:
+    def __init__(
+        self, ledger: Ledger, share: Share, grants: Grants, about: str, caches: Caches, use: Use | None = None
+    ) -> None:
         self._ledger, self._share = ledger, share
+        self._caches, self._use = caches, use
         self.grants, self.about = grants, about
         self.env = {gpus.VISIBLE: ",".join(gpu.id for gpu in share.gpus)}
         if share.gpus:
             self.env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         if share.cpus:
             self.env["OMP_NUM_THREADS"] = str(len(share.cpus))
+        if use is not None:
+            self.env[PATH] = use.path
+
+    def heed(self, end: Callable[[str], None]) -> None:
+        """Have the process ended, and told why, when it does not keep to what it has."""
+        if self._use is not None:
+            self._use.on_breach = end
 
     def close(self) -> None:
         """Give everything back; harmless when that was done."""
         self._ledger.give_back(self._share)
+        if self._use is not None:
+            self._caches.give_back(self._use)
 
 
 class Granting:
     """Grants what is asked of a host.
 
     Args:
-        host: its name. is_own: whether its nodes are the user's own, who has all files, devices and addresses anyway.
+        offer, ledger: what there is. host: its name. caches: the folders that outlive nodes.
+        is_own: whether its nodes are the user's own, who has all files, devices and addresses anyway.
     """
 
-    def __init__(self, offer: Offer, host: str, *, is_own: bool) -> None:
-        self._offer, self._host, self._is_own = offer, host, is_own
-        self._ledger = ledger_of(offer)
+    def __init__(self, offer: Offer, ledger: Ledger, host: str, caches: Caches, *, is_own: bool) -> None:
+        self._offer, self._host, self._caches, self._is_own = offer, host, caches, is_own
+        self._ledger = ledger
 
     def grant(self, start: messages.Start) -> Grant:
         """Grant what a start asks for; all of it, or nothing.
@@ -102,27 +116,37 @@ class Granting:
         needs = start.needs
         missing = self._ledger.missing(needs)
         readable, writable, devices = self._allowed(needs, missing)
-        if needs.cache:
-            missing.append(f"the cache {needs.cache!r} (this release keeps none)")
+        if needs.cache and not self._caches.quota_mb:
+            missing.append(f"the cache {needs.cache!r} (its owner keeps none; --cache-mb gives them room)")
         if missing:
             raise HostError(
                 f"the host {self._host} cannot give {start.name} what it needs: {'; '.join(missing)}", host=self._host
             )
+        use: Use | None = None
+        if needs.cache:
+            try:
+                use = self._caches.take(needs.cache)
+            except OSError as error:
+                raise HostError(
+                    f"the host {self._host} cannot make the cache {needs.cache!r} for {start.name}: {error}",
+                    host=self._host,
+                ) from error
         who = f"{start.name} ({start.session[:8]})"
         share = self._ledger.take(who, needs)
         grants = Grants(
             readable=(*readable, *(path for path in _GPU_FACTS if share.gpus and os.path.exists(path))),
-            writable=writable,
+            writable=writable if use is None else (*writable, use.path),
             devices=(*((path, path) for path in devices), *gpus.device_files(share.gpus, self._offer.machine)),
             network=bool(needs.network),
             cpus=share.cpus,
             memory_bytes=needs.memory_mb * 1_000_000,
+            file_bytes=0 if use is None else self._caches.quota_mb * 1_000_000,
         )
-        return Grant(self._ledger, share, grants, _about(needs))
+        return Grant(self._ledger, share, grants, _about(needs), self._caches, use)
 
     def status(self) -> dict[str, Any]:
         """Return what is offered, and what of it is free."""
-        return self._ledger.told()
+        return {**self._ledger.told(), "caches": self._caches.status()}
 
     def _allowed(
         self, needs: messages.Needs, missing: list[str]
@@ -164,8 +188,8 @@ class Granting:
 def _covered(path: str, allowed: Sequence[str], *, writes: bool) -> str | None:
     """Return what is to be granted for a path that is asked for, or None where no entry allows it.
 
-    Below a folder that nodes may write to, that folder itself is granted: a path in it could be led elsewhere by whoever
-    writes there, between the look and the grant. Links that lead out of a folder lead to what is not allowed.
+    Below a folder that nodes may write to, that folder itself is granted: a path in it could be led elsewhere by
+    whoever writes there, between the look and the grant. Links that lead out of a folder lead to what is not allowed.
     """
     if not os.path.isabs(path):
         return None
@@ -184,7 +208,9 @@ def _is_in(path: str, folder: str) -> bool:
 def _about(needs: messages.Needs) -> str:
     if needs.fits_spare:
         return ""
-    asked = [name for name in ("gpus", "cpus", "memory_mb", "network", "files", "devices") if getattr(needs, name)]
+    asked = [
+        name for name in ("gpus", "cpus", "memory_mb", "network", "files", "devices", "cache") if getattr(needs, name)
+    ]
     return f"no spare process has what it needs: {', '.join(asked)}"
 
 

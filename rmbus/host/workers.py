@@ -141,6 +141,7 @@ class Child(Worker):
         self._mark = mark
         self._on_gone = on_gone or _nothing
         self._inner: int | None = None
+        self._fault = ""
         umbilical, theirs = Umbilical.pair()
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
@@ -162,6 +163,11 @@ class Child(Worker):
         if not self._is_over:
             for pid in {self.pid, self._process.pid}:
                 _kill(pid)
+
+    def condemn(self, why: str) -> None:
+        """End the process for what it did; its end is told with that."""
+        self._fault = self._fault or f": {why}"
+        self.kill()
 
     def hear_all(self) -> None:
         """Take in what the process has printed so far, and tell of the lines held back."""
@@ -206,7 +212,7 @@ class Child(Worker):
         number = died_of(self.level, status := self._process.wait())
         kill_session(self._process.pid)  # what its code has forked ends with it,
         end_strays(self._mark)  # also where that has begun a session of its own
-        self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
+        self._end((f"exit status {status}" if number is None else f"killed by {number.name}") + self._fault)
         if self._inner is not None and not _is_readable(self._inner):  # its jail goes down behind it
             self._reactor.add(self._inner, self._gone)
         else:

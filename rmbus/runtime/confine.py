@@ -51,6 +51,7 @@ class Allowed:
     Attributes:
         readable, writable, network, pinned: see `apply`.
         memory_bytes: private memory beyond what it begins with; 0: any.
+        file_bytes: what one file may have, if that is more than the usual.
     """
 
     readable: Sequence[str] = ()
@@ -58,6 +59,13 @@ class Allowed:
     network: bool = False
     pinned: bool = False
     memory_bytes: int = 0
+    file_bytes: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that go with it."""
+        usual = Limits()
+        return attrs.evolve(usual, file_bytes=max(usual.file_bytes, self.file_bytes))
 
     def told(self) -> str:
         """Return it as an argument."""

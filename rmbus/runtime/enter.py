@@ -53,6 +53,7 @@ def main() -> None:
         "confined",
         readable=allowed.readable,
         writable=[os.environ["TMPDIR"], *allowed.writable],
+        limits=allowed.limits,
         network=allowed.network,
         pinned=allowed.pinned,
     )

@@ -218,6 +218,7 @@ def _confine(level: str, folder: str, parent: int, allowed: confine.Allowed) -> 
         level,
         readable=[folder, *allowed.readable],
         writable=[os.environ.get("TMPDIR", folder), *allowed.writable],
+        limits=allowed.limits,
         network=allowed.network,
         pinned=allowed.pinned,
     )

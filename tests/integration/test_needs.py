@@ -120,7 +120,8 @@ def test_only_granted_device_files_can_be_opened(tmp_path: Path) -> None:
     root = machine(tmp_path, 2)
     text = f"""
         first, second = bus.ship(Model()), bus.ship(Seen())
-        say([tried(each.read, {str(root)!r} + f"/dev/nvidia{{number}}") for each in (first, second) for number in (0, 1)])
+        files = [{str(root)!r} + f"/dev/nvidia{{number}}" for number in (0, 1)]
+        say([tried(each.read, file) for each in (first, second) for file in files])
     """
     with Daemon(tmp_path, "--machine", str(root), level="confined") as host:
         ((own, other, *none),) = run(host, tmp_path, text)
@@ -130,7 +131,7 @@ def test_only_granted_device_files_can_be_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", ["jail", "confined"])
 def test_cpus_and_memory_are_kept_to(tmp_path: Path, level: str) -> None:
-    """A node runs on as many CPUs as it claimed, and cannot change that; memory beyond what it claimed is refused it."""
+    """A node runs on as many CPUs as it claimed, and cannot change that; memory beyond what it claimed is refused."""
     text = """
         one = bus.ship(Seen(), needs=Needs(cpus=1, memory_mb=100))
         say([one.cpus(), tried(one.widen).split(":")[0], one.fill(50), tried(one.fill, 300).split(":")[0]])
