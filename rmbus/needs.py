@@ -13,7 +13,7 @@ from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_CPUS, MAX_GPUS, MAX_NEEDED, MAX_NEEDED_BYTES, MAX_NUMBER
 
 
-def _texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+def texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Return one or several texts or paths as a tuple: a single one is not taken apart into letters."""
     if isinstance(value, str | os.PathLike):
         return (os.fspath(value),)
@@ -79,15 +79,15 @@ class Needs:
     gpus: int = attrs.field(default=0, validator=_whole(0, MAX_GPUS))
     cpus: float | None = attrs.field(default=None, validator=_cores)
     memory_mb: int | None = attrs.field(default=None, validator=_whole(1, MAX_NUMBER))
-    network: Sequence[str] = attrs.field(default=(), converter=_texts, validator=_few(_ADDRESS, "'*' or HOST:PORT"))
+    network: Sequence[str] = attrs.field(default=(), converter=texts, validator=_few(_ADDRESS, "'*' or HOST:PORT"))
     files: Sequence[str | os.PathLike[str]] = attrs.field(
-        default=(), converter=_texts, validator=_few(_ABSOLUTE, "an absolute path, with :rw behind it if it is written")
+        default=(), converter=texts, validator=_few(_ABSOLUTE, "an absolute path, with :rw behind it if it is written")
     )
     devices: Sequence[str] = attrs.field(
-        default=(), converter=_texts, validator=_few(_ABSOLUTE, "an absolute path, such as /dev/video0")
+        default=(), converter=texts, validator=_few(_ABSOLUTE, "an absolute path, such as /dev/video0")
     )
     cache: str | None = attrs.field(default=None, validator=_cache)
-    labels: Sequence[str] = attrs.field(default=(), converter=_texts, validator=_few(_WORD, "a word"))
+    labels: Sequence[str] = attrs.field(default=(), converter=texts, validator=_few(_WORD, "a word"))
 
 
 def declared_needs(obj: object) -> Needs | None:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from rmbus.errors import PipelineError
-from rmbus.needs import Needs
+from rmbus.needs import Needs, texts
 from rmbus.ports import LENDER, Input, Output, Port, Ports, Target
 
 if TYPE_CHECKING:
@@ -244,8 +244,8 @@ class Node:
             "name": name,
             "on": on,
             "needs": needs,
-            "requirements": None if requirements is None else _texts(requirements),
-            "files": None if files is None else _texts(files),
+            "requirements": None if requirements is None else texts(requirements),
+            "files": None if files is None else texts(files),
             "env": env,
             "restart": restart,
             "on_error": on_error,
@@ -289,7 +289,7 @@ def options_of(node: Node) -> Options:
         own,
         name=node_name(node),
         needs=own.needs or node.needs,
-        requirements=_texts(node.requirements) if own.requirements is None else own.requirements,
+        requirements=texts(node.requirements) if own.requirements is None else own.requirements,
         restart=own.restart or "never",
         on_error=own.on_error or "stop",
     )
@@ -303,7 +303,7 @@ def declared_requirements(node: Node) -> tuple[str, ...] | None:
     stated = "requirements" in node.__dict__ or any(
         "requirements" in vars(each) for each in type(node).__mro__ if each is not Node
     )
-    return _texts(node.requirements) if stated else None
+    return texts(node.requirements) if stated else None
 
 
 def ports(node: Node | type[Node]) -> Ports:

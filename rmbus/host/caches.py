@@ -220,8 +220,8 @@ def size_on_disk(folder: Path) -> Size | None:
     seen: set[tuple[int, int]] = set()
     total = 0
     hidden: list[OSError] = []
-    for place, _, names in os.walk(folder, onerror=hidden.append):  # links are not followed
-        for path in (place, *(os.path.join(place, name) for name in names)):
+    for place, folders, names in os.walk(folder, onerror=hidden.append):  # links are not followed
+        for path in (place, *(os.path.join(place, name) for name in [*folders, *names])):
             with suppress(OSError):  # it was removed meanwhile
                 found = os.lstat(path)
                 if (found.st_dev, found.st_ino) not in seen:

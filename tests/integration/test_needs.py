@@ -76,9 +76,9 @@ def machine(folder: Path, count: int) -> Path:
     return root
 
 
-def run(host: Daemon, folder: Path, text: str) -> list[Any]:
+def run(host: Daemon, folder: Path, *texts: str) -> list[Any]:
     script = folder / "main.py"
-    script.write_text(textwrap.dedent(SCRIPT) + textwrap.dedent(text))
+    script.write_text("".join(map(textwrap.dedent, (SCRIPT, *texts))))
     done = host.script(script)
     assert done.returncode == 0, done.stderr
     return results(done)
@@ -223,3 +223,110 @@ def test_nodes_of_a_pipeline_have_needs_too(tmp_path: Path) -> None:
         told = run(host, tmp_path, text)
     assert told.count([False, "no spare process has what it needs: cpus"]) == 2
     assert any("cannot give shows what it needs: 3 GPUs (2 of 2 are free)" in str(each) for each in told)
+
+
+CACHES = """
+    class Keeps(Seen):
+        needs = Needs(cache="weights")
+
+        def path(self, name=""):
+            return os.path.join(os.environ["RMBUS_CACHE"], name)
+        def put(self, name, mb):
+            with open(self.path(name), "wb") as file:
+                return sum(file.write(os.urandom(10**6)) for _ in range(mb))
+        def names(self):
+            return sorted(os.listdir(self.path()))
+
+    class Others(Keeps):
+        needs = Needs(cache="others")
+
+    def until(true):
+        while not true():
+            time.sleep(0.02)
+
+    def caches():
+        return {name: each["mb"] for name, each in bus.status()["caches"].items()}
+"""
+
+
+@pytest.mark.parametrize("level", ["jail", "confined"])
+def test_a_cache_outlives_the_node(tmp_path: Path, level: str) -> None:
+    """Two nodes have a folder at once, later ones too, of other hosts as well; nobody else sees it, nor they more."""
+    text = """
+        plain = bus.ship(Seen())
+        first, second = bus.ship(Keeps()), bus.ship(Keeps())
+        path = first.path("a")
+        say([first.write(path, "old"), second.path("a") == path, second.read(path)])
+        say([tried(each.read, path) for each in (plain, bus.ship(Others()))])
+        say([tried(first.write, first.path("../" + name), "x") for name in ("lock", "x", "../.lock", "../x")])
+        bus.release(first)
+        bus.release(second)
+        say(bus.ship(Keeps()).names())
+    """
+    with Daemon(tmp_path, level=level) as host:
+        shared, others, above, later = run(host, tmp_path, CACHES, text)
+    assert shared == [3, True, "old"]
+    kinds = {each.split(":")[0] for each in [*others, *above]}
+    assert kinds <= {"FileNotFoundError", "PermissionError", "OSError"}
+    assert later == ["a"]
+    with Daemon(tmp_path, level=level) as host:
+        assert run(host, tmp_path, CACHES, "say(bus.ship(Keeps()).names())\n") == [["a"]]
+
+
+def test_caches_keep_within_their_quota(tmp_path: Path) -> None:
+    """What nobody uses goes, what somebody uses stays; whoever fills the rest is ended, and told why."""
+    text = """
+        first = bus.ship(Keeps())
+        say(first.put("a", 20))
+        until(lambda: caches().get("weights") == 20)
+        bus.release(first)
+        other = bus.ship(Others())
+        say(other.put("b", 20))
+        until(lambda: "weights" not in caches())
+        say([caches(), other.names()])
+        third = bus.ship(Keeps())
+        say([third.names(), third.put("c", 20)])
+        until(lambda: "weights" not in caches())
+        say(tried(third.names))
+        say([other.names(), bus.ship(Keeps()).names()])
+    """
+    with Daemon(tmp_path, "--cache-mb", "30") as host:
+        wrote, _, unused, third, told, after = run(host, tmp_path, CACHES, text)
+    assert wrote == 20_000_000
+    assert unused == [{"others": 20}, ["b"]]
+    assert third == [[], 20_000_000]
+    assert "its cache 'weights' has grown to 20 MB" in told
+    assert "may have 30 MB" in told
+    assert "--cache-mb" in told
+    assert after == [["b"], []]
+    with Daemon(tmp_path, "--cache-mb", "0") as host:
+        (refused,) = run(host, tmp_path, CACHES, "say(tried(bus.ship, Keeps()))\n")
+    assert "the cache 'weights' (its owner keeps none; --cache-mb" in refused
+
+
+def test_a_node_s_cache_is_there_on_the_user_s_own_host(tmp_path: Path) -> None:
+    """A pipeline's node has one, by `options`, on its script's own host as on any; two nodes share it."""
+    text = """
+        from rmbus import Node
+
+        class Source(Node):
+            def process(self):
+                yield 1
+
+        class Writes(Node):
+            def process(self, frame):
+                with open(os.path.join(os.environ["RMBUS_CACHE"], "w"), "w") as file:
+                    file.write("written")
+
+        class Reads(Node):
+            def process(self, frame):
+                with open(os.path.join(os.environ["RMBUS_CACHE"], "w")) as file:
+                    print("RESULT " + json.dumps(file.read()))
+
+        for on in ("local", sys.argv[1]):
+            for kind in (Writes, Reads):
+                (Source() >> kind().options(needs=Needs(cache=on[:3]), on=on)).run()
+    """
+    with Daemon(tmp_path) as host:
+        assert run(host, tmp_path, text) == ["written", "written"]
+    assert sorted(path.name for path in (tmp_path / "cache/rmbus/caches").glob("[a-z]*")) == ["loc", "tcp"]
