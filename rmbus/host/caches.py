@@ -48,14 +48,12 @@ class Use:
 
     Attributes:
         name: the folder's. path: where it is. handle: the lock that keeps it.
-        bytes_before: what it held when it was given.
         on_breach: called with what was wrong when the folder has outgrown the quota: its process is to end.
     """
 
     name: str
     path: str
     handle: int
-    bytes_before: int
     on_breach: Callable[[str], None] | None = None
 
 
@@ -80,6 +78,7 @@ class Caches:
         self._reactor, self._root = reactor, root
         self._uses: list[Use] = []
         self._sizes: dict[str, Size] = {}
+        self._within: dict[str, Size] = {}  # as they were when they last kept within the quota
         self._is_looking = self._is_closed = False
 
     def take(self, name: str) -> Use:
@@ -95,8 +94,7 @@ class Caches:
             handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(handle, fcntl.LOCK_SH)
             os.utime(handle)
-        known = self._sizes.get(name)
-        use = Use(name, str(folder / "data"), handle, known.bytes if known else 0)
+        use = Use(name, str(folder / "data"), handle)
         self._uses.append(use)
         self.look()
         return use
@@ -142,9 +140,6 @@ class Caches:
 
     def _seen(self, sizes: dict[str, Size]) -> None:
         self._is_looking = False
-        for use in self._uses:
-            if use.name in sizes and use.name not in self._sizes:
-                use.bytes_before = sizes[use.name].bytes  # nobody had looked when it was given
         self._sizes = sizes
         if not self._is_closed:
             self._keep_within(sizes)
@@ -154,15 +149,19 @@ class Caches:
     def _keep_within(self, sizes: dict[str, Size]) -> None:
         """Remove what was used longest ago and nobody uses; if that is not enough, end those who have added most."""
         for name in sorted(sizes, key=lambda name: sizes[name].used):
-            if not self._is_over(sizes):
-                return
-            if self._remove(name):
+            if self._is_over(sizes) and self._remove(name):
                 del sizes[name]
-        if self._is_over(sizes) and (uses := [use for use in self._uses if use.name in sizes]):
-            worst = max(uses, key=lambda use: sizes[use.name].bytes - use.bytes_before).name
-            for use in [use for use in uses if use.name == worst]:
-                if use.on_breach is not None:
+        if not self._is_over(sizes):
+            self._within = dict(sizes)
+        elif names := {use.name for use in self._uses} & sizes.keys():
+            worst = max(sorted(names), key=self._added)
+            for use in self._uses:
+                if use.name == worst and use.on_breach is not None:
                     use.on_breach(self._breach(worst, sizes))
+
+    def _added(self, name: str) -> tuple[int, int]:
+        size, before = self._sizes[name], self._within.get(name, Size(0, 0, 0.0))
+        return max(0, size.files - before.files) // (MAX_FILES // 10), size.bytes - before.bytes
 
     def _breach(self, name: str, sizes: dict[str, Size]) -> str:
         size = sizes[name]
