@@ -8,7 +8,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
@@ -127,7 +128,7 @@ class Child(Worker):
     """A child process with its umbilical, its output and its end.
 
     Args:
-        mark: what its processes bear. on_gone: called when all of it has ended, also in a jail.
+        mark: what its processes bear. on_gone: called when all of them have ended; who gives none need not wait for it.
     """
 
     def __init__(
@@ -139,8 +140,8 @@ class Child(Worker):
         on_gone: Callable[[], None] | None = None,
     ) -> None:
         self._mark = mark
-        self._on_gone = on_gone or _nothing
-        self._inner: int | None = None
+        self._on_gone = on_gone
+        self._left: set[int] = set()
         self._fault = ""
         umbilical, theirs = Umbilical.pair()
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
@@ -180,8 +181,6 @@ class Child(Worker):
             self.on_message(message)
             return
         self.pid = self._umbilical.peer_pid
-        if self.pid != self._process.pid:
-            self._inner = os.pidfd_open(self.pid)
         self._folder.note_process(self.pid)
         self.in_force = message.confinement
         self.is_ready = True
@@ -209,21 +208,28 @@ class Child(Worker):
 
     def _exited(self) -> None:
         started.discard(self._process.pid)
+        if self._on_gone is not None:
+            self._left = set(_bearing(self._mark))
         number = died_of(self.level, status := self._process.wait())
         kill_session(self._process.pid)  # what its code has forked ends with it,
         end_strays(self._mark)  # also where that has begun a session of its own
         self._end((f"exit status {status}" if number is None else f"killed by {number.name}") + self._fault)
-        if self._inner is not None and not _is_readable(self._inner):  # its jail goes down behind it
-            self._reactor.add(self._inner, self._gone)
-        else:
-            self._gone()
+        for pidfd in self._left:  # a jail goes down behind its first process, and a driver may hold up the end of any
+            self._reactor.add(pidfd, partial(self._gone, pidfd))
+        if not self._left:
+            self._all_gone()
 
-    def _gone(self) -> None:
-        if self._inner is not None:
-            self._reactor.remove(self._inner)
-            os.close(self._inner)
-            self._inner = None
-        self._on_gone()
+    def _gone(self, pidfd: int) -> None:
+        self._reactor.remove(pidfd)
+        os.close(pidfd)
+        self._left.discard(pidfd)
+        if not self._left:
+            self._all_gone()
+
+    def _all_gone(self) -> None:
+        if self._on_gone is not None:
+            end_strays(self._mark)  # what was forked while the others were looked for
+            self._on_gone()
 
     def _end(self, status: str) -> None:
         told = self.on_exit
@@ -242,6 +248,21 @@ def _is_readable(descriptor: int) -> bool:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     return bool(waiting.poll(0))
+
+
+def _bearing(mark: str) -> Iterator[int]:
+    """Return a descriptor of each process that bears a mark, also those in a jail."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            pidfd = os.pidfd_open(int(folder.name))
+            try:
+                is_marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            except OSError:
+                is_marked = False
+            if is_marked and not _is_readable(pidfd):
+                yield pidfd
+            else:
+                os.close(pidfd)
 
 
 def adopt_strays() -> None:

@@ -336,3 +336,70 @@ def test_a_node_s_cache_is_there_on_the_user_s_own_host(tmp_path: Path) -> None:
     with Daemon(tmp_path) as host:
         assert run(host, tmp_path, text) == ["written", "written"]
     assert sorted(path.name for path in (tmp_path / "cache/rmbus/caches").glob("[a-z]*")) == ["loc", "tcp"]
+
+
+def test_what_needs_nothing_has_a_spare(tmp_path: Path) -> None:
+    """A process that was started before it was asked for is taken where nothing is granted, labels or not."""
+    text = """
+        class Started:
+            def at(self):
+                with open("/proc/self/stat") as file:
+                    return int(file.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        for given in ({}, {"needs": Needs()}, {"needs": Needs(labels="fast")}, {"needs": Needs(memory_mb=500)}):
+            say(bus.ship(Started(), **given).at() < before)
+    """
+    with Daemon(tmp_path, "--spares", "3", "--label", "fast") as host:
+        assert run(host, tmp_path, text) == [True, True, True, False]
+
+
+def test_a_gpu_is_given_back_when_all_that_the_node_has_started_has_ended(tmp_path: Path) -> None:
+    """What a node forks has its GPUs too, also in a session of its own, and goes before they are another's."""
+    text = """
+        class Forks(Model):
+            def fork(self, beat):
+                if os.fork() == 0:
+                    os.setsid()
+                    if os.fork() == 0:
+                        while True:
+                            with open(beat, "w") as file:
+                                file.write(str(time.monotonic()))
+                    os._exit(0)
+                while not os.path.exists(beat):
+                    time.sleep(0.01)
+
+        first = bus.ship(Forks(), needs=Needs(gpus=1, files=sys.argv[2] + ":rw"))
+        first.fork(sys.argv[2] + "/beat")
+        tried(first.die)
+        while bus.status()["free"]["gpus"] == 0:
+            pass
+        with open(sys.argv[2] + "/beat") as file:
+            before = file.read()
+        time.sleep(0.3)
+        with open(sys.argv[2] + "/beat") as file:
+            say(before == file.read())
+    """
+    out = tmp_path / "out"
+    out.mkdir()
+    script = tmp_path / "main.py"
+    script.write_text("".join(map(textwrap.dedent, (SCRIPT, text))))
+    for level in ("jail", "confined"):
+        options = ["--machine", str(machine(tmp_path / level, 1)), "--allow-file", f"{out}:rw"]
+        with Daemon(tmp_path, *options, level=level) as host:
+            done = host.script(script, str(out))
+        assert results(done) == [True], done.stderr
+        (out / "beat").unlink()
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    """As it stands there."""
+    block = (Path(__file__).parents[2] / "docs" / "needs.md").read_text().split("```python\n")[1].split("```")[0]
+    script = tmp_path / "example.py"
+    script.write_text(block)
+    with Daemon(tmp_path) as host:
+        done = host.script(script)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "1000000"
+    assert second.startswith("1000000 {'gpus': 0, 'cpus':")
