@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -9,7 +10,14 @@ from typing import Any, Final
 import attrs
 
 from rmbus.errors import MalformedFrame
-from rmbus.protocol.limits import MAX_COUNTS, MAX_NAME_BYTES, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES
+from rmbus.protocol.limits import (
+    MAX_COUNTS,
+    MAX_NAME_BYTES,
+    MAX_NEEDED,
+    MAX_NEEDED_BYTES,
+    MAX_TOKEN_BYTES,
+    MIN_TOKEN_BYTES,
+)
 from rmbus.protocol.topics import check_pattern, check_topic
 
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -17,6 +25,7 @@ Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 _SESSION: Final = re.compile(r"[0-9A-Za-z_-]{0,64}")
 _KEY: Final = re.compile(rf"[0-9a-f]{{0,{2 * MAX_TOKEN_BYTES}}}")
 _ADDRESS: Final = re.compile(r"([0-9a-f]{64})?")
+_CACHE: Final = re.compile(r"([0-9A-Za-z][0-9A-Za-z._-]{0,63})?")
 
 
 def number(low: int, high: int) -> Check:
@@ -25,6 +34,16 @@ def number(low: int, high: int) -> Check:
     def check(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
         if not low <= value <= high:
             raise MalformedFrame(f"{attribute.name} is {value}, and may be {low} to {high}")
+
+    return check
+
+
+def amount(most: float) -> Check:
+    """Return the check of a finite number from 0 up."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+        if not (math.isfinite(value) and 0 <= value <= most):
+            raise MalformedFrame(f"{attribute.name} is {value}, and may be 0 to {most:g}")
 
     return check
 
@@ -95,3 +114,20 @@ def patterns(_: Any, attribute: attrs.Attribute[Any], value: dict[str, str]) -> 
 def pattern(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
     """Check a pattern over topics."""
     check_pattern(value)
+
+
+def cache(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Check the name of a cache, which becomes that of a folder; none at all passes."""
+    if not _CACHE.fullmatch(value):
+        raise MalformedFrame(
+            f"{attribute.name} {value[:80]!r} is not letters, digits, _, - and ., a letter or digit first, 64 at most"
+        )
+
+
+def needed(_: Any, attribute: attrs.Attribute[Any], value: list[str]) -> None:
+    """Check a list of what is needed: how many, and how long each may be."""
+    if len(value) > MAX_NEEDED:
+        raise MalformedFrame(f"{attribute.name} names {len(value)} things, and may name {MAX_NEEDED}")
+    for each in value:
+        if not each or "\0" in each or len(each.encode(errors="replace")) > MAX_NEEDED_BYTES:
+            raise MalformedFrame(f"{attribute.name} holds {each[:40]!r}: it is empty, or over {MAX_NEEDED_BYTES} bytes")

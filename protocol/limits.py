@@ -37,6 +37,18 @@ FIRST_TOPIC_EDGE: Final = 1 << 30
 MAX_NAME_BYTES: Final = 255
 """The name of a node or a port, in UTF-8."""
 
+MAX_GPUS: Final = 64
+"""GPUs that one node may ask for."""
+
+MAX_CPUS: Final = 4096
+"""Cores that one node may ask for."""
+
+MAX_NEEDED: Final = 64
+"""Files, devices, addresses or labels that one node may ask for."""
+
+MAX_NEEDED_BYTES: Final = 1024
+"""One of them, in UTF-8."""
+
 MIN_TOKEN_BYTES: Final = 16
 """An edge's token; it is random, so that nobody guesses it."""
 

@@ -26,6 +26,7 @@ from rmbus.protocol.limits import (
     MAX_SEGMENT_BYTES,
     MAX_SLOTS,
 )
+from rmbus.protocol.needs import Needs as Needs
 
 Fields = dict[str, Any]
 _number = fields.number(0, MAX_NUMBER)
@@ -129,6 +130,7 @@ class Start(Message):
         revives: the death of its process does not end what it is joined to: it may be started anew.
         lock: sha256 of the package's locked requirements, "" where it has none; the host makes their environment first.
         env: the name of an environment that the host's owner has prepared, instead.
+        needs: what it must be granted; the start is refused where that cannot be.
     """
 
     session: str = attrs.field(validator=fields.session)
@@ -147,6 +149,7 @@ class Start(Message):
     revives: bool = False
     lock: str = attrs.field(default="", validator=fields.address)
     env: str = attrs.field(default="", validator=fields.name)
+    needs: Needs = Needs()
 
 
 @_message("revive")

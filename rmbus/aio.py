@@ -20,6 +20,7 @@ from rmbus import topics
 from rmbus.delivery import Delivery
 from rmbus.handle import Handle
 from rmbus.media import Frame
+from rmbus.node import Needs
 from rmbus.proxies import handle_of, make_proxy
 from rmbus.remote import local_class
 from rmbus.runtime.awaiting import awaited
@@ -175,12 +176,15 @@ class Bus:
         requirements: Sequence[str] | None = None,
         files: Sequence[str | Path] = (),
         env: str | None = None,
+        needs: Needs | None = None,
     ) -> _O:
         """Let the host hold an object, and return its stand-in, whose every name is awaited; see `rmbus.Bus.ship`.
 
         What is cancelled while it is awaited is stopped at the far end too.
         """
-        shipped = await asyncio.to_thread(lambda: self._bus.ship(obj, requirements=requirements, files=files, env=env))
+        shipped = await asyncio.to_thread(
+            lambda: self._bus.ship(obj, requirements=requirements, files=files, env=env, needs=needs)
+        )
         return cast("_O", make_proxy(handle_of(shipped), type(obj), is_awaited=True))
 
     async def attach(self, id: str) -> Any:

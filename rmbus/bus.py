@@ -14,7 +14,7 @@ from rmbus.delivery import Delivery, latest
 from rmbus.errors import Closed, ConnectFailed, HostError, PackagingError, RmbusError
 from rmbus.handle import Handle
 from rmbus.joined import enter
-from rmbus.node import Node, declared_requirements, node_name, options_of
+from rmbus.node import Needs, Node, declared_requirements, node_name, options_of
 from rmbus.protocol import messages
 from rmbus.protocol.published import EVENTS
 from rmbus.protocol.topics import check_pattern, check_topic
@@ -96,6 +96,7 @@ class Bus:
         requirements: Sequence[str] | None = None,
         files: Sequence[str | Path] = (),
         env: str | None = None,
+        needs: Needs | None = None,
     ) -> _O:
         """Let the host hold an object, in a confined process of its own, with all the source that it needs.
 
@@ -105,6 +106,7 @@ class Bus:
                 class, its script or its project, as for a node.
             files: files, folders and local modules to go along, beside those that are found.
             env: the name of an environment that the host's owner has prepared, instead of requirements.
+            needs: what the host is to grant it, by default the `needs` of its class.
 
         Returns:
             A stand-in with the names of the class, and no others: methods of every kind, properties, attributes. What
@@ -117,7 +119,7 @@ class Bus:
         """
         holding = self.holding()
         stated = getattr(type(obj), "requirements", None) if requirements is None else requirements
-        handle = Handle(holding, holding.ship(obj, requirements=stated, files=files, env=env), obj)
+        handle = Handle(holding, holding.ship(obj, requirements=stated, files=files, env=env, needs=needs), obj)
         return cast("_O", make_proxy(handle, type(obj)))
 
     def attach(self, id: str) -> Any:
@@ -350,6 +352,7 @@ def _ship_node(holding: Holding, node: Node | type[Node] | str, config: Mapping[
         requirements=declared_requirements(node),
         files=options.files or (),
         env=options.env,
+        needs=options.needs,
         name=node_name(node),
     )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from rmbus.errors import PipelineError
+from rmbus.needs import Needs, texts
 from rmbus.ports import LENDER, Input, Output, Port, Ports, Target
 
 if TYPE_CHECKING:
@@ -44,46 +44,6 @@ _JOINED_INPUTS: Final = "_rmbus_joined_inputs"
 _JOINED_OUTPUTS: Final = "_rmbus_joined_outputs"
 
 _PortT = TypeVar("_PortT", bound=Port)
-
-
-def _texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return one or several texts or paths as a tuple: a single one is not taken apart into letters."""
-    if isinstance(value, str | os.PathLike):
-        return (os.fspath(value),)
-    return tuple(os.fspath(each) for each in value)
-
-
-def _at_least(smallest: float) -> Any:
-    def check(_instance: object, attribute: attrs.Attribute[float | None], value: float | None) -> None:
-        if value is not None and value < smallest:
-            raise ValueError(f"Needs.{attribute.name} is {smallest:g} or more, not {value!r}")
-
-    return check
-
-
-@attrs.frozen
-class Needs:
-    """What a node asks of the host that runs it; the host's policy grants it, or the start is refused.
-
-    Attributes:
-        gpus: how many.
-        cpus: cores, fractions allowed; None: no claim.
-        memory_mb: memory in MB; None: no claim.
-        network: addresses that it reaches, as `host:port`.
-        files: paths that it reads; with `:rw` after it, writes.
-        devices: device files such as `/dev/video0`.
-        cache: name of a folder that outlives the node, shared by the nodes that name it.
-        labels: labels that the host must have.
-    """
-
-    gpus: int = attrs.field(default=0, validator=_at_least(0))
-    cpus: float | None = attrs.field(default=None, validator=_at_least(0))
-    memory_mb: int | None = attrs.field(default=None, validator=_at_least(1))
-    network: Sequence[str] = attrs.field(default=(), converter=_texts)
-    files: Sequence[str | os.PathLike[str]] = attrs.field(default=(), converter=_texts)
-    devices: Sequence[str] = attrs.field(default=(), converter=_texts)
-    cache: str | None = None
-    labels: Sequence[str] = attrs.field(default=(), converter=_texts)
 
 
 @attrs.frozen
@@ -284,8 +244,8 @@ class Node:
             "name": name,
             "on": on,
             "needs": needs,
-            "requirements": None if requirements is None else _texts(requirements),
-            "files": None if files is None else _texts(files),
+            "requirements": None if requirements is None else texts(requirements),
+            "files": None if files is None else texts(files),
             "env": env,
             "restart": restart,
             "on_error": on_error,
@@ -329,7 +289,7 @@ def options_of(node: Node) -> Options:
         own,
         name=node_name(node),
         needs=own.needs or node.needs,
-        requirements=_texts(node.requirements) if own.requirements is None else own.requirements,
+        requirements=texts(node.requirements) if own.requirements is None else own.requirements,
         restart=own.restart or "never",
         on_error=own.on_error or "stop",
     )
@@ -344,7 +304,7 @@ def declared_requirements(node: Node | type[Node]) -> tuple[str, ...] | None:
     stated = "requirements" in vars(node) or any(
         "requirements" in vars(each) for each in cls.__mro__ if each is not Node
     )
-    return _texts(node.requirements) if stated else None
+    return texts(node.requirements) if stated else None
 
 
 def ports(node: Node | type[Node]) -> Ports:

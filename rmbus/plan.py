@@ -11,7 +11,7 @@ import attrs
 
 from rmbus.delivery import Delivery
 from rmbus.errors import PipelineError
-from rmbus.node import Needs, Node, options_of
+from rmbus.node import Node, options_of
 from rmbus.pipeline import Pipeline
 from rmbus.protocol.limits import DEFAULT_CREDIT
 
@@ -138,7 +138,6 @@ def _check_supported(pipeline: Pipeline) -> None:
         asked = {
             f"restart={options.restart!r}": options.restart != "never",
             f"on_error={options.on_error!r}": options.on_error != "stop",
-            f"needs={options.needs!r}": options.needs != Needs(),
         }
         for what, is_asked in asked.items():
             if is_asked:

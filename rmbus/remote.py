@@ -17,6 +17,8 @@ import zmq
 from rmbus.client import HostClient
 from rmbus.errors import Closed, HostError, PackagingError, RmbusError, TransportError, node_error
 from rmbus.joined import enter
+from rmbus.needs import declared_needs, on_the_wire
+from rmbus.node import Needs
 from rmbus.printing import print_log
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_BLOB_BYTES
@@ -96,13 +98,14 @@ class Holding:
         requirements: Sequence[str] | None = None,
         files: Sequence[str | Path] = (),
         env: str | None = None,
+        needs: Needs | None = None,
         name: str = "",
         instead_of: str = "",
     ) -> About:
         """Let the host hold an object, with all the source that it needs; return when it is there.
 
         Args:
-            obj: the object. requirements, files, env: see `rmbus.Bus.ship`.
+            obj: the object. requirements, files, env, needs: see `rmbus.Bus.ship`.
             name: what it is called in errors, by default its class in lower case. instead_of: one that it replaces.
 
         Raises:
@@ -134,6 +137,7 @@ class Holding:
             address=built.address,
             lock=built.manifest.lock,
             env=env or "",
+            needs=on_the_wire(declared_needs(obj) if needs is None else needs),
             implementation=sys.implementation.name,
             python=sys.version_info[:2],
         )

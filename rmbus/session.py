@@ -34,6 +34,7 @@ from rmbus.errors import (
 )
 from rmbus.joined import serve_in_thread
 from rmbus.media import Frame
+from rmbus.needs import on_the_wire
 from rmbus.node import Node, declared_requirements, options_of
 from rmbus.pipeline import Pipeline
 from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
@@ -308,7 +309,12 @@ class Session:
 
     def _connect(self, place: str) -> HostClient:
         if place == LOCAL:
-            own = sum(run.plan.place == LOCAL and run.plan.node not in self._here for run in self._runs.values())
+            own = sum(
+                run.plan.place == LOCAL
+                and run.plan.node not in self._here
+                and on_the_wire(options_of(run.plan.node).needs).fits_spare
+                for run in self._runs.values()
+            )
             self._embedded = EmbeddedHost(spares=own)
             connection = self._embedded.connection
         else:
@@ -350,6 +356,7 @@ class Session:
                 revives=self._revives,
                 lock=run.package.manifest.lock if run.package else "",
                 env=options_of(plan.node).env or "",
+                needs=on_the_wire(None if plan.node in self._here else options_of(plan.node).needs),
             )
             waiting.append((run, self._clients[plan.place].request(start, run.state)))
             if start.by_hand:

@@ -15,7 +15,9 @@ import typer
 
 from rmbus.cli.failures import Misuse
 from rmbus.errors import ConfinementError, ConnectFailed, HostError
+from rmbus.host.caches import QUOTA_MB
 from rmbus.host.daemon import Host, Settings, on_signals
+from rmbus.host.granting import Offer
 from rmbus.host.levels import Level
 from rmbus.host.parent import announce, watch_parent
 from rmbus.host.probing import choose, probe
@@ -62,6 +64,27 @@ def host(
         list[str] | None,
         typer.Option("--env", metavar="NAME=PATH", help="An environment that nodes may name; it is used as it is."),
     ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=0, help="How many GPUs nodes may have; all.")] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus", min=0, help="How many CPUs nodes may claim; all.")] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", metavar="MB", min=0, help="What memory nodes may claim; all.")
+    ] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="A word that nodes may ask for.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--allow-file", metavar="PATH[:rw]", help="A file or folder that nodes may read, or write."),
+    ] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option("--allow-device", metavar="PATH", help="A device file that nodes may open.")
+    ] = None,
+    network: Annotated[bool, typer.Option("--allow-network", help="Nodes may have this machine's network.")] = False,
+    cache_mb: Annotated[
+        int,
+        typer.Option(
+            "--cache-mb", metavar="MB", min=0, help="What all caches of nodes may hold; unused ones go first."
+        ),
+    ] = QUOTA_MB,
+    machine: Annotated[Path, typer.Option("--machine", hidden=True)] = Path("/"),
     parent_pid: Annotated[int | None, typer.Option("--parent-pid", hidden=True)] = None,
     pipe: Annotated[int | None, typer.Option("--announce", hidden=True)] = None,
     for_ssh: Annotated[bool, typer.Option("--for-ssh", hidden=True)] = False,
@@ -91,6 +114,18 @@ def host(
         environments=cache_folder() / "environments",
         pythons=tuple(pythons or ()),
         prepared=parse_prepared(prepared or ()),
+        offer=Offer(
+            gpus=gpus,
+            cpus=cpus,
+            memory_mb=memory,
+            labels=tuple(labels or ()),
+            files=tuple(_checked_path("--allow-file", path) for path in files or ()),
+            devices=tuple(_checked_path("--allow-device", path) for path in devices or ()),
+            network=network,
+            machine=machine,
+        ),
+        caches=cache_folder() / "caches",
+        cache_mb=cache_mb,
         passing=for_ssh,
     )
 
@@ -188,6 +223,13 @@ def _parse_level(word: str) -> Level:
         return Level.parse(word)
     except ConfinementError as error:
         raise Misuse(f"--level: {error}") from error
+
+
+def _checked_path(option: str, path: str) -> str:
+    plain = path.removesuffix(":rw")
+    if not os.path.isabs(plain) or os.path.normpath(plain) in ("/", "//"):
+        raise Misuse(f"{option} {path!r}: write an absolute path below /, such as /srv/films")
+    return os.path.normpath(plain) + path[len(plain) :]
 
 
 def _checked_key(key: str) -> str:

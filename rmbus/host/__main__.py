@@ -33,7 +33,13 @@ def main() -> None:
 
     environments = cache_folder() / "environments"
     settings = Settings(
-        given.name, Level.TRUSTED, spares=given.spares, refill=False, embedded=True, environments=environments
+        given.name,
+        Level.TRUSTED,
+        spares=given.spares,
+        refill=False,
+        embedded=True,
+        environments=environments,
+        caches=cache_folder() / "caches",
     )
     host = Host(settings, on_up=up)
     on_signals(host)

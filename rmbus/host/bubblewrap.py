@@ -9,6 +9,7 @@ from typing import Final
 from attrs import frozen
 
 from rmbus.runtime import visible
+from rmbus.runtime.confine import Allowed
 
 PRIVATE: Final = "/tmp"  # the work folder of a jailed process, and all that it can write without a grant
 _SHARED_MEMORY_BYTES: Final = 64 << 20
@@ -21,14 +22,31 @@ class Grants:
     Attributes:
         readable: files and folders to read, at their own paths.
         writable: files and folders to read and write.
-        devices: device files to open.
+        devices: device files to open: where they are, and where a jail sees them.
         network: the machine's own network, instead of none.
+        cpus: those to run on, and no others; (): any.
+        memory_bytes: private memory beyond what a process begins with; 0: any.
+        file_bytes: what one file may have, if that is more than the usual.
     """
 
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
     network: bool = False
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    file_bytes: int = 0
+
+    def allowed(self) -> Allowed:
+        """Return what a process is to let itself do by it."""
+        return Allowed(
+            readable=self.readable,
+            writable=(*self.writable, *(path for path, _ in self.devices)),
+            network=self.network,
+            pinned=bool(self.cpus),
+            memory_bytes=self.memory_bytes,
+            file_bytes=self.file_bytes,
+        )
 
 
 def jail_arguments(*, node_dir: str, grants: Grants, tmp_bytes: int, seccomp_fd: str) -> list[str]:
@@ -80,6 +98,8 @@ def _read_only(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _granted(grants: Grants) -> Iterator[str]:
-    for option, paths in (("--ro-bind", grants.readable), ("--bind", grants.writable), ("--dev-bind", grants.devices)):
+    for option, paths in (("--ro-bind", grants.readable), ("--bind", grants.writable)):
         for path in paths:
             yield from (option, path, path)
+    for path, seen in grants.devices:
+        yield from ("--dev-bind", path, seen)

@@ -21,12 +21,15 @@ import zmq
 import rmbus
 from rmbus.errors import HostError, TooLarge
 from rmbus.host import janitor
+from rmbus.host.caches import QUOTA_MB, Caches
 from rmbus.host.control import Client, Control, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint, Pool
 from rmbus.host.environments import Environment, Environments
 from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
+from rmbus.host.gpus import VISIBLE
+from rmbus.host.granting import Grant, Granting, Offer, ledger_of
 from rmbus.host.hands import Bus, Hands
 from rmbus.host.jail import Grants, spawn_command
 from rmbus.host.levels import Level
@@ -76,6 +79,9 @@ class Settings:
         environments: where environments are kept that were made; None: in the run folder, for this run.
         pythons: further interpreters that packages may ask for, by path; rmbus is installed in each.
         prepared: environments that nodes may name, by path; they are used as they are.
+        offer: what nodes may be granted.
+        caches: where folders are kept that outlive nodes; None: in the run folder, for this run.
+        cache_mb: what these may hold together; 0: there are none.
     """
 
     name: str
@@ -94,6 +100,9 @@ class Settings:
     environments: Path | None = None
     pythons: tuple[str, ...] = ()
     prepared: Mapping[str, Path] = attrs.field(factory=dict[str, Path])
+    offer: Offer = attrs.field(factory=Offer)
+    caches: Path | None = None
+    cache_mb: int = QUOTA_MB
 
 
 class Host:
@@ -102,8 +111,11 @@ class Host:
     def __init__(self, settings: Settings, *, on_up: Callable[[Connection], None]) -> None:
         self.settings = settings
         self.reactor = Reactor()
+        ledger = ledger_of(settings.offer)
         runfolder.sweep()
         self.folder = RunFolder()
+        self._caches = Caches(self.reactor, settings.caches or self.folder.path / "caches", settings.cache_mb)
+        self._granting = Granting(settings.offer, ledger, settings.name, self._caches, is_own=settings.embedded)
         self._janitor = janitor.start(self.folder)
         started.add(self._janitor.pid)
         adopt_strays()
@@ -138,7 +150,9 @@ class Host:
         self._wiring = Wiring(self.reactor, settings.memory_bytes)
         self._memory = self._wiring.memory
         bus = Bus(self._directory, self._wiring)
-        self._starting = Starting(self._environments, self._process, self._packages.open, settings.name)
+        self._starting = Starting(
+            self._environments, self._process, self._granting.grant, self._packages.open, settings.name
+        )
         self._objects = Objects(self.reactor, self._wiring, self._starting, self._packages.start, settings.name)
         self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
         self._hands = Hands(
@@ -191,6 +205,7 @@ class Host:
             self._up()
         if not self.settings.embedded:
             self._environments.collect()
+            self._caches.look()
         try:
             self.reactor.run()
         finally:
@@ -217,6 +232,7 @@ class Host:
         self._objects.close()
         self._pool.close()
         self._environments.close()
+        self._caches.close()
         self._hands.close()
         self.reactor.stop()
 
@@ -260,30 +276,40 @@ class Host:
         folder.mkdir(mode=0o700)
         return folder
 
-    def _spawn(self, environment: Environment | None = None) -> Endpoint:
+    def _spawn(self, environment: Environment | None = None, grant: Grant | None = None) -> Endpoint:
         folder = self._endpoint_folder()
         work = self.folder.path / f"w{self._count}"
         work.mkdir(mode=0o700)
         level = self.settings.level
 
         def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            given = [str(umbilical), level.word, str(folder), str(os.getpid())]
+            granted = Grants() if grant is None else grant.grants
+            if environment is not None:
+                granted = attrs.evolve(granted, readable=(*environment.readable, *granted.readable))
+            allowed = granted.allowed()
+            given = [str(umbilical), level.word, str(folder), str(os.getpid()), allowed.told()]
             argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", *given]
             if environment is not None:
-                argv = environment.command(given, confined=level is Level.CONFINED, folder=str(folder))
-            grants = None if environment is None else Grants(readable=environment.readable)
+                allowed = attrs.evolve(allowed, readable=(str(folder), *allowed.readable))
+                argv = environment.command(given, confined=level is Level.CONFINED, allowed=allowed)
+            env = {MARK: str(folder), **({VISIBLE: ""} if grant is None else grant.env)}
             command = spawn_command(
-                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env={MARK: str(folder)}, grants=grants
+                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env=env, grants=granted
             )
             return command.start(stdout=output, stderr=output), level
 
         release = None if environment is None else environment.release
-        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, work, release)
+        child = Child(self.reactor, self.folder, launch, str(folder), None if grant is None else grant.close)
+        if grant is not None:
+            grant.heed(child.condemn)
+        return Endpoint(child, folder, work, release)
 
-    def _process(self, environment: Environment | None) -> tuple[Endpoint, bool, str]:
+    def _process(self, environment: Environment | None, grant: Grant) -> tuple[Endpoint, bool, str]:
         """Return a process to become a node, whether it was warm, and why it was not."""
-        if environment is not None:
-            return self._spawn(environment), False, environment.about
+        if environment is not None or grant.about:
+            why = "; ".join(each for each in (environment and environment.about, grant.about) if each)
+            return self._spawn(environment, grant), False, why
+        grant.close()  # labels alone take nothing
         endpoint, warm = self._pool.take()
         why = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
         return endpoint, warm, why
@@ -347,6 +373,8 @@ class Host:
         if request.node in session.nodes:
             raise self._has_node(request)
         if request.by_hand:
+            if request.needs != messages.Needs():
+                raise HostError("a process that is started by hand is granted nothing", host=self.settings.name)
             self._announce(session, request, reply)
             return
 
@@ -512,7 +540,11 @@ class Host:
 
     def _status(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         nodes = sum(len(session.nodes) for session in self._sessions.values())
-        reply(messages.Ok({"host": self.settings.name, "sessions": len(self._sessions), "nodes": nodes}))
+        reply(
+            messages.Ok(
+                {"host": self.settings.name, "sessions": len(self._sessions), "nodes": nodes, **self._granting.status()}
+            )
+        )
 
     def _ship(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Ship)

@@ -24,7 +24,7 @@ from rmbus.host.building import Task
 from rmbus.host.interpreters import Interpreter
 from rmbus.host.shelf import QUOTA_BYTES, Shelf
 from rmbus.protocol import messages
-from rmbus.runtime import enter, visible
+from rmbus.runtime import confine, enter, visible
 from rmbus.shipping.content import python_tag
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.runfolder import RunFolder
@@ -74,18 +74,17 @@ class Environment:
     about: str
     lease: Lease | None = None
 
-    def command(self, given: Sequence[str], *, confined: bool, folder: str) -> list[str]:
+    def command(self, given: Sequence[str], *, confined: bool, allowed: confine.Allowed) -> list[str]:
         """Return the command line of a node's process.
 
         Args:
             given: the arguments of `rmbus.runtime.process`.
             confined: whether it confines itself; else a jail is around it, or nothing is.
-            folder: its sockets.
+            allowed: what it may do beside its level.
         """
         if not self.beside:
             return [self.python, "-I", "-m", "rmbus.runtime.process", *given]
-        readable = (folder, *self.readable)
-        return enter.command(self.python, self.beside, given, confined=confined, parent=os.getpid(), readable=readable)
+        return enter.command(self.python, self.beside, given, confined=confined, parent=os.getpid(), allowed=allowed)
 
     def release(self) -> None:
         """Let it be removed, as far as this process was concerned."""

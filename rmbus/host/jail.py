@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -35,6 +35,7 @@ class Command:
         pass_fds: descriptors that the process inherits, at their own numbers.
         work_dir: where the process may write, as it sees it.
         filter: the jail's seccomp program.
+        cpus: those that it runs on; (): any.
     """
 
     level: Level
@@ -44,6 +45,7 @@ class Command:
     pass_fds: tuple[int, ...]
     work_dir: str
     filter: bytes = field(default=b"", repr=False)
+    cpus: tuple[int, ...] = ()
 
     def start(
         self,
@@ -66,6 +68,7 @@ class Command:
                 stack.callback(os.close, handle)
                 argv = [str(handle) if part == _SECCOMP_FD else part for part in argv]
                 fds = (*fds, handle)
+            stack.enter_context(_running_on(self.cpus))
             try:
                 return subprocess.Popen(
                     argv,
@@ -112,20 +115,22 @@ def spawn_command(
         ConfinementError: a granted path doesn't exist, or the filter of calls isn't known for this machine.
     """
     grants = grants or Grants()
-    for path in (*grants.readable, *grants.writable, *grants.devices):
+    for path in (*grants.readable, *grants.writable, *(path for path, _ in grants.devices)):
         if not os.path.exists(path):
             raise ConfinementError(f"{path} was granted to a node and doesn't exist on this host")
     given = dict(env or {})
     if level is Level.TRUSTED:
-        return Command(level, tuple(argv), {**os.environ, **given}, os.getcwd(), tuple(fds), str(work_dir))
+        everything = {**os.environ, **given}
+        return Command(level, tuple(argv), everything, os.getcwd(), tuple(fds), str(work_dir), cpus=grants.cpus)
     work = PRIVATE if level is Level.JAIL else str(work_dir)
     everything = {**environment(work), **given}
     if level is Level.CONFINED:
-        return Command(level, tuple(argv), everything, work, tuple(fds), work)
+        return Command(level, tuple(argv), everything, work, tuple(fds), work, cpus=grants.cpus)
     options = jail_arguments(node_dir=str(node_dir), grants=grants, tmp_bytes=tmp_bytes, seccomp_fd=_SECCOMP_FD)
-    program = seccomp.compile_filter(seccomp.jail_policy(network=grants.network), kernel.machine())
+    policy = seccomp.jail_policy(network=grants.network, pinned=bool(grants.cpus))
+    program = seccomp.compile_filter(policy, kernel.machine())
     inner = (os.path.normpath(argv[0]), *argv[1:])  # a jail lacks the folders that `..` would lead back out of
-    return Command(level, (bwrap, *options, "--", *inner), everything, "/", tuple(fds), work, program)
+    return Command(level, (bwrap, *options, "--", *inner), everything, "/", tuple(fds), work, program, grants.cpus)
 
 
 def died_of(level: Level, returncode: int) -> signal.Signals | None:
@@ -144,6 +149,19 @@ def environment(work_dir: str) -> dict[str, str]:
         "LOGNAME": "node",
         "LANG": "C.UTF-8",
     }
+
+
+@contextmanager
+def _running_on(cpus: Sequence[int]) -> Generator[None]:
+    """Have this thread run on those CPUs, so that a process that it starts does from its first moment."""
+    before = os.sched_getaffinity(0)
+    try:
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        yield
+    finally:
+        if cpus:
+            os.sched_setaffinity(0, before)
 
 
 def _readable(program: bytes) -> int:

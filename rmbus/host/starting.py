@@ -11,6 +11,7 @@ from rmbus.errors import HostError, RmbusError
 from rmbus.host.control import Reply
 from rmbus.host.endpoints import Endpoint
 from rmbus.host.environments import Environment, Environments, Waiter
+from rmbus.host.granting import Grant
 from rmbus.protocol import messages
 from rmbus.shipping.store import Hold
 from rmbus.transport.umbilical import memory_file
@@ -73,19 +74,24 @@ class Starting:
 
     Args:
         environments: where code may run. host: the host's name.
-        process: gives a process in an environment, or on the host's own interpreter, whether it was warm, and why not.
+        process: gives a process in an environment, or on the host's own interpreter, whether it was warm, and why not;
+            it takes the grant over, once it returns.
+        grant: grants what a start asks for.
         open_package: opens a package for a builder.
     """
 
     def __init__(
         self,
         environments: Environments,
-        process: Callable[[Environment | None], tuple[Endpoint, bool, str]],
+        process: Callable[[Environment | None, Grant], tuple[Endpoint, bool, str]],
+        grant: Callable[[messages.Start], Grant],
         open_package: Callable[[str], int],
         host: str,
     ) -> None:
         self._environments = environments
         self._process = process
+        self._grant = grant
+        self._waiting: dict[Grant, Callable[[], bool]] = {}
         self._open_package = open_package
         self._host = host
 
@@ -109,21 +115,37 @@ class Starting:
             RmbusError: there is no such place. OSError: its process cannot be started.
         """
         is_now = True
+        for each in [each for each, wanted in self._waiting.items() if not wanted()]:
+            del self._waiting[each]  # its environment is still being made, for nobody
+            each.close()
+        try:
+            grant = self._grant(start)
+        except BaseException:
+            code.close()
+            raise
+        self._waiting[grant] = is_wanted
 
         def ready(environment: Environment | None) -> None:
+            endpoint: Endpoint | None = None
             try:
                 if not is_wanted():
                     raise HostError(f"{start.name} was given up before it was started", host=self._host)
-                endpoint, warm, reason = self._process(environment)
+                endpoint, warm, reason = self._process(environment, grant)
+                self._waiting.pop(grant, None)
                 go_on(Place(endpoint, warm, reason, code))
             except (RmbusError, OSError) as error:
-                if environment is not None:
+                if endpoint is not None:
+                    endpoint.worker.kill()  # what it has is given back when it has ended
+                    endpoint.remove()
+                elif environment is not None:
                     environment.release()
                 if is_now:
                     raise
                 failed(error)
 
         def failed(error: Exception) -> None:
+            if self._waiting.pop(grant, None) is not None:
+                grant.close()
             code.close()
             kind = type(error).__name__ if isinstance(error, RmbusError) else "HostError"
             reply(messages.Refused(kind, str(error)))
@@ -135,6 +157,8 @@ class Starting:
         try:
             self._environments.obtain(start, lambda: self._open_package(start.address), Waiter(ready, failed, said))
         except BaseException:
+            if self._waiting.pop(grant, None) is not None:
+                grant.close()
             code.close()
             raise
         is_now = False

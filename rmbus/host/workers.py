@@ -8,7 +8,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rmbus.errors import Broken, Closed, ProtocolError, RmbusError
@@ -124,10 +125,24 @@ class Worker:
 
 
 class Child(Worker):
-    """A child process with its umbilical, its output and its end."""
+    """A child process with its umbilical, its output and its end.
 
-    def __init__(self, reactor: Reactor, folder: RunFolder, launch: Launch, mark: str) -> None:
+    Args:
+        mark: what its processes bear. on_gone: called when all of them have ended; who gives none need not wait for it.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        folder: RunFolder,
+        launch: Launch,
+        mark: str,
+        on_gone: Callable[[], None] | None = None,
+    ) -> None:
         self._mark = mark
+        self._on_gone = on_gone
+        self._left: set[int] = set()
+        self._fault = ""
         umbilical, theirs = Umbilical.pair()
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._pipe, False)
@@ -149,6 +164,11 @@ class Child(Worker):
         if not self._is_over:
             for pid in {self.pid, self._process.pid}:
                 _kill(pid)
+
+    def condemn(self, why: str) -> None:
+        """End the process for what it did; its end is told with that."""
+        self._fault = self._fault or f": {why}"
+        self.kill()
 
     def hear_all(self) -> None:
         """Take in what the process has printed so far, and tell of the lines held back."""
@@ -188,10 +208,28 @@ class Child(Worker):
 
     def _exited(self) -> None:
         started.discard(self._process.pid)
+        if self._on_gone is not None:
+            self._left = set(_bearing(self._mark))
         number = died_of(self.level, status := self._process.wait())
         kill_session(self._process.pid)  # what its code has forked ends with it,
         end_strays(self._mark)  # also where that has begun a session of its own
-        self._end(f"exit status {status}" if number is None else f"killed by {number.name}")
+        self._end((f"exit status {status}" if number is None else f"killed by {number.name}") + self._fault)
+        for pidfd in self._left:  # a jail goes down behind its first process, and a driver may hold up the end of any
+            self._reactor.add(pidfd, partial(self._gone, pidfd))
+        if not self._left:
+            self._all_gone()
+
+    def _gone(self, pidfd: int) -> None:
+        self._reactor.remove(pidfd)
+        os.close(pidfd)
+        self._left.discard(pidfd)
+        if not self._left:
+            self._all_gone()
+
+    def _all_gone(self) -> None:
+        if self._on_gone is not None:
+            end_strays(self._mark)  # what was forked while the others were looked for
+            self._on_gone()
 
     def _end(self, status: str) -> None:
         told = self.on_exit
@@ -210,6 +248,21 @@ def _is_readable(descriptor: int) -> bool:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     return bool(waiting.poll(0))
+
+
+def _bearing(mark: str) -> Iterator[int]:
+    """Return a descriptor of each process that bears a mark, also those in a jail."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            pidfd = os.pidfd_open(int(folder.name))
+            try:
+                is_marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            except OSError:
+                is_marked = False
+            if is_marked and not _is_readable(pidfd):
+                yield pidfd
+            else:
+                os.close(pidfd)
 
 
 def adopt_strays() -> None:

@@ -7,12 +7,14 @@ calls it and what comes of it. A step that fails raises; a process that could no
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
 import signal
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
 from attrs import frozen
 
 from rmbus.errors import ConfinementError
@@ -42,6 +44,39 @@ class Limits:
     memory_bytes: int | None = None
 
 
+@frozen
+class Allowed:
+    """What a host allows a process beside its level, as it is told on its command line.
+
+    Attributes:
+        readable, writable, network, pinned: see `apply`.
+        memory_bytes: private memory beyond what it begins with; 0: any.
+        file_bytes: what one file may have, if that is more than the usual.
+    """
+
+    readable: Sequence[str] = ()
+    writable: Sequence[str] = ()
+    network: bool = False
+    pinned: bool = False
+    memory_bytes: int = 0
+    file_bytes: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that go with it."""
+        usual = Limits()
+        return attrs.evolve(usual, file_bytes=max(usual.file_bytes, self.file_bytes))
+
+    def told(self) -> str:
+        """Return it as an argument."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def heard(cls, argument: str) -> Allowed:
+        """Return what an argument tells."""
+        return cls(**json.loads(argument))
+
+
 def apply(
     level_name: str,
     *,
@@ -49,6 +84,7 @@ def apply(
     writable: Sequence[str] = (),
     limits: Limits | None = None,
     network: bool = False,
+    pinned: bool = False,
 ) -> dict[str, str]:
     """Put this process under its level, for good.
 
@@ -59,6 +95,7 @@ def apply(
         writable: what `confined` may read and write: its work folder, granted folders and devices.
         limits: resource limits.
         network: whether the process was granted the network.
+        pinned: whether it is to stay on the CPUs that it was started on; in a jail the host's filter sees to that.
 
     Returns:
         What is in force, by name, in words.
@@ -69,9 +106,17 @@ def apply(
     if level_name not in _LEVELS:
         raise ConfinementError(f"no level of confinement is named {level_name!r}; there are {', '.join(_LEVELS)}")
     try:
-        return {"level": level_name, **_LEVELS[level_name](readable, writable, limits or Limits(), network)}
+        return {"level": level_name, **_LEVELS[level_name](readable, writable, limits or Limits(), network, pinned)}
     except OSError as error:
         raise ConfinementError(f"the level {level_name} could not be put in force: {error}") from error
+
+
+def bind_memory(more_bytes: int) -> str:
+    """Let this process, and each that comes of it, have so much private memory beyond what it has now; say so."""
+    with open("/proc/self/status", "rb") as status:
+        (line,) = (line for line in status if line.startswith(b"VmData:"))
+    most = int(line.split()[1]) * 1024 + more_bytes
+    return f"{_limit(resource.RLIMIT_DATA, most)} bytes of private memory"
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -102,12 +147,16 @@ def verified() -> dict[str, str]:
     return {"no_new_privs": "yes", "seccomp": "allow-list", "capabilities": "none"}
 
 
-def _trusted(readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool) -> dict[str, str]:
+def _trusted(
+    readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool, pinned: bool
+) -> dict[str, str]:
     _limit(resource.RLIMIT_CORE, _NO_CORE)
     return {"core": "no dumps"}
 
 
-def _confined(readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool) -> dict[str, str]:
+def _confined(
+    readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool, pinned: bool
+) -> dict[str, str]:
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise ConfinementError(
@@ -124,7 +173,8 @@ def _confined(readable: Sequence[str], writable: Sequence[str], limits: Limits, 
     )
     kernel.drop_capabilities()
     scoped = known >= landlock.SCOPES_SINCE
-    policy = seccomp.confined_policy(network=network, only_signals_to=None if scoped else os.getpid())
+    only = None if scoped else os.getpid()
+    policy = seccomp.confined_policy(network=network, pinned=pinned, only_signals_to=only)
     seccomp.install(seccomp.compile_filter(policy, kernel.machine()))
     return {
         **said,
@@ -137,7 +187,9 @@ def _confined(readable: Sequence[str], writable: Sequence[str], limits: Limits, 
     }
 
 
-def _jail(readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool) -> dict[str, str]:
+def _jail(
+    readable: Sequence[str], writable: Sequence[str], limits: Limits, network: bool, pinned: bool
+) -> dict[str, str]:
     if not os.statvfs("/").f_flag & os.ST_RDONLY:
         raise ConfinementError("this process was started as `jail`, but its root file system is writable")
     by_root = os.stat("/usr").st_uid == os.getuid()  # the host's root is the only user whose files can show as ours

@@ -4,7 +4,7 @@ Where it has no jail around it, it confines itself first, on the host's own inte
 environment: an interpreter runs what lies in its folder of modules (`.pth` files, a `sitecustomize`) as it starts, and
 what is on its path would be imported by the very code that confines.
 
-Started by a host as `python -m rmbus.runtime.enter PARENT READABLE… -- PROGRAM…`.
+Started by a host as `python -m rmbus.runtime.enter PARENT ALLOWED -- PROGRAM…`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOOT: Final = (
 
 
 def command(
-    python: str, beside: str, given: Sequence[str], *, confined: bool, parent: int, readable: Sequence[str]
+    python: str, beside: str, given: Sequence[str], *, confined: bool, parent: int, allowed: confine.Allowed
 ) -> list[str]:
     """Return the command line of a node's process in an environment.
 
@@ -36,21 +36,27 @@ def command(
         given: the arguments of `rmbus.runtime.process`.
         confined: whether the process has to confine itself before.
         parent: the process that it ends with.
-        readable: what it may read then, beside the host's own interpreter.
+        allowed: what it may do then, beside its level.
     """
     program = [python, "-I", "-c", BOOT, beside, *given]
     if not confined:
         return program
-    return [sys.executable, "-I", "-m", "rmbus.runtime.enter", str(parent), *readable, "--", *program]
+    return [sys.executable, "-I", "-m", "rmbus.runtime.enter", str(parent), allowed.told(), "--", *program]
 
 
 def main() -> None:
     """Confine this process, and become the next program."""
-    place = sys.argv.index("--")
-    parent, *readable = sys.argv[1:place]
+    parent, told, _, *program = sys.argv[1:]
+    allowed = confine.Allowed.heard(told)
     confine.die_with_parent(int(parent))
-    in_force = confine.apply("confined", readable=readable, writable=[os.environ["TMPDIR"]])
-    program = sys.argv[place + 1 :]
+    in_force = confine.apply(
+        "confined",
+        readable=allowed.readable,
+        writable=[os.environ["TMPDIR"], *allowed.writable],
+        limits=allowed.limits,
+        network=allowed.network,
+        pinned=allowed.pinned,
+    )
     os.execve(program[0], program, {**os.environ, IN_FORCE: json.dumps(in_force)})
 
 

@@ -1,6 +1,6 @@
 """A node's process: it confines itself, says that it is ready, becomes a node, runs it, and ends.
 
-Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER PARENT`.
+Started by a host as `python -m rmbus.runtime.process UMBILICAL LEVEL FOLDER PARENT ALLOWED`.
 """
 
 from __future__ import annotations
@@ -190,10 +190,13 @@ def _order(call: Callable[..., object], *given: object) -> Callable[[], object]:
 def main() -> None:
     """Become a spare process, then a node."""
     umbilical = Umbilical(socket.socket(fileno=int(sys.argv[1])))
-    in_force = _confine(level=sys.argv[2], folder=sys.argv[3], parent=int(sys.argv[4]))
+    allowed = confine.Allowed.heard(sys.argv[5])
+    in_force = _confine(level=sys.argv[2], folder=sys.argv[3], parent=int(sys.argv[4]), allowed=allowed)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
     for module in READY:
         importlib.import_module(module)
+    if allowed.memory_bytes:
+        in_force["memory"] = confine.bind_memory(allowed.memory_bytes)
     umbilical.send(messages.Spare(in_force))
     try:
         _, job, descriptors = umbilical.receive()
@@ -204,14 +207,21 @@ def main() -> None:
     os._exit(_serve(umbilical, job, descriptors))  # threads that the user's code has left do not keep the process
 
 
-def _confine(level: str, folder: str, parent: int) -> dict[str, str]:
+def _confine(level: str, folder: str, parent: int, allowed: confine.Allowed) -> dict[str, str]:
     """Put this process under its level; it may be so already, see `rmbus.runtime.enter`. Return what is in force."""
     told = os.environ.pop(enter.IN_FORCE, "")
     if told and level == "confined":
         return {**json.loads(told), **confine.verified()}
     if level != "jail":
         confine.die_with_parent(parent)
-    return confine.apply(level, readable=[folder], writable=[os.environ.get("TMPDIR", folder)])
+    return confine.apply(
+        level,
+        readable=[folder, *allowed.readable],
+        writable=[os.environ.get("TMPDIR", folder), *allowed.writable],
+        limits=allowed.limits,
+        network=allowed.network,
+        pinned=allowed.pinned,
+    )
 
 
 def _serve(umbilical: Umbilical, job: messages.Job, descriptors: list[int]) -> int:

@@ -92,8 +92,13 @@ class Policy:
     refused: frozenset[str]
 
 
-def jail_policy(*, network: bool = False) -> Policy:
-    """Return what a process in a jail may call: its namespaces bound what it can name, so signals are free."""
+def jail_policy(*, network: bool = False, pinned: bool = False) -> Policy:
+    """Return what a process in a jail may call: its namespaces bound what it can name, so signals are free.
+
+    Args:
+        network: whether internet sockets are granted.
+        pinned: whether it stays on the CPUs that it was started on.
+    """
     families = (_AF_UNIX, _AF_INET, _AF_INET6) if network else (_AF_UNIX,)
     looked_at = {
         "socket": Rule(0, "among", families, errno.EAFNOSUPPORT),
@@ -108,19 +113,19 @@ def jail_policy(*, network: bool = False) -> Policy:
         *(syscalls.FILES, syscalls.ATTRIBUTES, syscalls.MEMORY, syscalls.PROCESSES),
         *(syscalls.SIGNALS, syscalls.TIME, syscalls.WAITING, syscalls.SOCKETS),
     )
-    allowed = frozenset[str]().union(*groups) - looked_at.keys()
-    return Policy(allowed, looked_at, frozenset(syscalls.REFUSED))
+    refused = frozenset(syscalls.REFUSED) | ({"sched_setaffinity"} if pinned else set[str]())
+    return Policy(frozenset[str]().union(*groups) - looked_at.keys() - refused, looked_at, refused)
 
 
-def confined_policy(*, network: bool = False, only_signals_to: int | None = None) -> Policy:
+def confined_policy(*, network: bool = False, pinned: bool = False, only_signals_to: int | None = None) -> Policy:
     """Return what a process may call that shares the machine's namespaces with its neighbours.
 
     Args:
-        network: whether internet sockets are granted.
+        network, pinned: see `jail_policy`.
         only_signals_to: the one process that may be signalled, where Landlock does not keep signals in (before its
             version 6); None where it does.
     """
-    jail = jail_policy(network=network)
+    jail = jail_policy(network=network, pinned=pinned)
     itself = Rule(0, "among", (0,))
     looked_at = {
         **jail.looked_at,
@@ -132,6 +137,7 @@ def confined_policy(*, network: bool = False, only_signals_to: int | None = None
         looked_at |= dict.fromkeys(("kill", "tgkill", "rt_tgsigqueueinfo"), Rule(0, "among", (only_signals_to,)))
         looked_at["fcntl"] = Rule(1, "not among", _F_SETOWN)
         refused |= {"tkill", "rt_sigqueueinfo", "pidfd_send_signal"}
+    looked_at = {name: rule for name, rule in looked_at.items() if name not in refused}
     return Policy(jail.allowed - looked_at.keys() - refused, looked_at, refused)
 
 

@@ -267,7 +267,7 @@ def test_needs() -> None:
     assert Needs(files="/data").files == ("/data",)
     assert Needs(network=["a:1", "b:2"]).network == ("a:1", "b:2")
     assert Needs(labels=("gpu",)) == Needs(labels=["gpu"])
-    with pytest.raises(ValueError, match=r"Needs\.gpus is 0 or more, not -1"):
+    with pytest.raises(ValueError, match=r"Needs\.gpus is a whole number, 0 or more, not -1"):
         Needs(gpus=-1)
 
 
