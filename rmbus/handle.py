@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from rmbus.errors import RmbusError, node_error
+from rmbus.errors import HostError, RmbusError, node_error
 from rmbus.protocol.calls import WINDOW, Reply
 from rmbus.remote import About, Holding
 from rmbus.runtime.answering import Waiting
@@ -61,8 +61,15 @@ class Handle:
                 return callers[0]
         with self._opening:
             if not self._callers or self._callers[0].failure is not None:
+                before = self._callers[0].failure if self._callers else None
+                try:
+                    end = self._holding.call_end(self.about)  # it may have been replaced
+                except HostError as error:
+                    if before is None:
+                        raise
+                    raise HostError(f"{error}: {before}", host=error.host) from before
                 self._leave()
-                self._callers.append(self._holding.call_end(self.about))
+                self._callers.append(end)
             return self._callers[0]
 
     @property

@@ -292,7 +292,8 @@ class Host:
             if environment is not None:
                 allowed = attrs.evolve(allowed, readable=(str(folder), *allowed.readable))
                 argv = environment.command(given, confined=level is Level.CONFINED, allowed=allowed)
-            env = {MARK: str(folder), **({VISIBLE: ""} if grant is None else grant.env)}
+            spare = {} if self.settings.embedded else {VISIBLE: ""}
+            env = {MARK: str(folder), **(spare if grant is None else grant.env)}
             command = spawn_command(
                 level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env=env, grants=granted
             )

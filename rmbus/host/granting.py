@@ -67,15 +67,26 @@ class Grant:
     Attributes:
         grants: what its walls let through. env: variables that tell it what it has.
         about: what it has that a spare process has not, in words; "" where a spare will do.
+
+    Args:
+        sees_gpus: whether one that has asked for no GPU sees them all: the user's own does, as any program of theirs.
     """
 
     def __init__(
-        self, ledger: Ledger, share: Share, grants: Grants, about: str, caches: Caches, use: Use | None = None
+        self,
+        ledger: Ledger,
+        share: Share,
+        grants: Grants,
+        about: str,
+        caches: Caches,
+        use: Use | None = None,
+        *,
+        sees_gpus: bool,
     ) -> None:
         self._ledger, self._share = ledger, share
         self._caches, self._use = caches, use
         self.grants, self.about = grants, about
-        self.env = {gpus.VISIBLE: ",".join(gpu.id for gpu in share.gpus)}
+        self.env = {} if sees_gpus and not share.gpus else {gpus.VISIBLE: ",".join(gpu.id for gpu in share.gpus)}
         if share.gpus:
             self.env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         if share.cpus:
@@ -142,7 +153,7 @@ class Granting:
             memory_bytes=needs.memory_mb * 1_000_000,
             file_bytes=0 if use is None else self._caches.quota_mb * 1_000_000,
         )
-        return Grant(self._ledger, share, grants, _about(needs), self._caches, use)
+        return Grant(self._ledger, share, grants, _about(needs), self._caches, use, sees_gpus=self._is_own)
 
     def status(self) -> dict[str, Any]:
         """Return what is offered, and what of it is free."""

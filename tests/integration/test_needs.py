@@ -216,12 +216,16 @@ def test_nodes_of_a_pipeline_have_needs_too(tmp_path: Path) -> None:
             say([report.node("shows").warm, report.node("shows").reason])
         say(tried((Source() >> Shows().options(needs=Needs(gpus=3), on=sys.argv[1])).run))
         say((Source() >> Shows().options(needs=Needs(gpus=2, files=["/x"]))).run(on="inline") is not None)
+        os.environ["CUDA_VISIBLE_DEVICES"] = "mine"
+        (Source() >> Shows()).run()
         while bus.status()["free"]["cpus"] != bus.status()["offers"]["cpus"]:
             time.sleep(0.01)
     """
     with Daemon(tmp_path, "--machine", str(machine(tmp_path, 2))) as host:
         told = run(host, tmp_path, text)
     assert told.count([False, "no spare process has what it needs: cpus"]) == 2
+    assert told.count([1, ""]) == 1  # on a host; on the user's own, the script's
+    assert told.count([1, "mine"]) == 1
     assert any("cannot give shows what it needs: 3 GPUs (2 of 2 are free)" in str(each) for each in told)
 
 
@@ -291,17 +295,18 @@ def test_caches_keep_within_their_quota(tmp_path: Path) -> None:
         until(lambda: "weights" not in caches())
         say([caches(), other.names()])
         third = bus.ship(Keeps())
-        say([third.names(), third.put("c", 20)])
+        say([third.names(), third.put("c", 5)])
+        told = tried(third.put, "d", 20)  # it may have ended before it has answered
         until(lambda: "weights" not in caches())
-        say(tried(third.names))
+        say(tried(third.names) if told == 20_000_000 else told)
         say([other.names(), bus.ship(Keeps()).names()])
     """
     with Daemon(tmp_path, "--cache-mb", "30") as host:
         wrote, _, unused, third, told, after = run(host, tmp_path, CACHES, text)
     assert wrote == 20_000_000
     assert unused == [{"others": 20}, ["b"]]
-    assert third == [[], 20_000_000]
-    assert "its cache 'weights' has grown to 20 MB" in told
+    assert third == [[], 5_000_000]
+    assert "its cache 'weights' has grown to" in told
     assert "may have 30 MB" in told
     assert "--cache-mb" in told
     assert after == [["b"], []]

@@ -432,7 +432,7 @@ def test_the_object_dies(scripts: Scripts) -> None:
         """,
     )
     assert said[0] == ["NodeError", True]
-    assert said[1] == ["HostError", False]
+    assert said[1] == ["HostError", True]
 
 
 @everywhere
