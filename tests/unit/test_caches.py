@@ -43,18 +43,19 @@ def looked(reactor: Reactor, kept: Caches) -> None:
 
 def test_the_longest_unused_go_first_and_what_is_used_stays(reactor: Reactor, tmp_path: Path) -> None:
     """By the time of their last use, as many as needed; also where another host of the user's has it."""
-    kept, another = Caches(reactor, tmp_path, 5), Caches(reactor, tmp_path, 1000)
+    kept, another = Caches(reactor, tmp_path, 7), Caches(reactor, tmp_path, 1000)
     for age, name in enumerate(("new", "old", "oldest", "used", "elsewhere")):
         use = kept.take(name)
         fill(use.path, 2)
         kept.give_back(use)
-        os.utime(tmp_path / name / "lock", (time.time() - 100 * age,) * 2)
+        then = time.time() - 100 * age
+        os.utime(tmp_path / name / "lock", (then, then))
     # those in use are the longest unused by their times
     used, elsewhere = kept.take("used"), another.take("elsewhere")
     for name in ("used", "elsewhere"):
         os.utime(tmp_path / name / "lock", (1, 1))
-    serve_until(reactor, lambda: not (tmp_path / "new").exists())
-    assert sorted(path.name for path in tmp_path.glob("[a-z]*")) == ["elsewhere", "used"]
+    serve_until(reactor, lambda: not (tmp_path / "old").exists() and not (tmp_path / "oldest").exists())
+    assert sorted(path.name for path in tmp_path.glob("[a-z]*")) == ["elsewhere", "new", "used"]
     serve_until(reactor, lambda: not list(tmp_path.glob(".gone-*")))
     another.give_back(elsewhere)
     kept.give_back(used)

@@ -91,9 +91,9 @@ def test_the_account() -> None:
 
 
 def test_tenths_of_cpus_add_up() -> None:
-    """Ten tenths are one CPU, whatever sums of fractions are off by, and an eleventh is too much."""
-    ledger = Ledger((), (0,), 0)
-    for _ in range(10):
+    """Thirty tenths are three CPUs, whatever sums of fractions are off by, and one more is too much."""
+    ledger = Ledger((), (0, 1, 2), 0)
+    for _ in range(30):
         assert ledger.missing(asked(cpus=0.1)) == []
         ledger.take("it", asked(cpus=0.1))
     assert ledger.missing(asked(cpus=0.1)) != []
