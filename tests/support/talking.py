@@ -32,7 +32,11 @@ class Talk:
         self._thread.start()
         self._client = HostClient(self._reactor, self._context, find_connection(address))
         self._client.on_event = self.events.put
-        self._client.greet(10)
+        try:
+            self._client.greet(10)
+        except BaseException:
+            self.close()
+            raise
 
     def have(self, address: str) -> bool:
         """Ask whether a package is there as a whole."""
@@ -74,6 +78,10 @@ class Talk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._reactor.call_soon(self._client.close)
         self._reactor.call_soon(self._reactor.stop)
         self._thread.join(5)
