@@ -26,10 +26,11 @@ from rmbus.errors import Closed, MalformedFrame, ProtocolError
 from rmbus.protocol import lane, messages
 from rmbus.protocol.codec import pack
 from rmbus.protocol.lane import Buffer
+from rmbus.protocol.limits import MAX_TOKEN_BYTES
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import KeyGuard
 from rmbus.transport.sockets import Curve, Socket, adopt, open_socket
-from rmbus.transport.umbilical import Umbilical, close_all
+from rmbus.transport.umbilical import Stripped, Umbilical, close_all
 
 Parts = list[zmq.Frame]
 Key = bytes
@@ -125,6 +126,12 @@ class Gateway:
         except Closed:
             self._reactor.stop()
             return
+        except Stripped as stripped:  # no descriptor was left for what came with it
+            message, descriptors = stripped.message, []
+            if isinstance(message, messages.Bridge):
+                reason = "this machine (its gateway may open no more files)"
+                self._umbilical.send(messages.PeerLost(message.link.session, reason, [message.link.edge]))
+                return
         if isinstance(message, messages.GatewayJob):
             self._begin(message)
         elif isinstance(message, messages.Bridge):
@@ -136,7 +143,9 @@ class Gateway:
                 self._umbilical.send(messages.PeerLost(link.session, reason, [link.edge]))
         elif isinstance(message, messages.Stop):
             self._forget(message.session)
-        elif isinstance(message, messages.Visit) and descriptors:
+        elif isinstance(message, messages.Visit):
+            if not descriptors:
+                return  # the host's end of the umbilical has no other end: it sees that
             self._visits.expect(message, descriptors[0])
             early = self._unclaimed.pop(message.visit.encode(), None)
             if early is not None:
@@ -272,14 +281,12 @@ class Gateway:
         connection = int(frames[1].get(zmq.SRCFD))
         self._connections.setdefault(connection, set()).add(frames[0].bytes)
         key, token = frames[2].bytes, frames[3].bytes
+        if len(key) > MAX_KEY_BYTES or len(token) > MAX_TOKEN_BYTES:
+            return
         bridge = self._bridges.get(key)
         if bridge is not None:
             self._claim(bridge, peer, token)
-        elif (
-            not self._claim_visit(key, peer, token)
-            and len(self._unclaimed) < MAX_UNCLAIMED
-            and len(key) <= MAX_KEY_BYTES
-        ):
+        elif not self._claim_visit(key, peer, token) and len(self._unclaimed) < MAX_UNCLAIMED:
             self._unclaimed[key] = (peer, token)
 
     def _claim(self, bridge: Bridge, peer: Peer, token: bytes) -> None:
@@ -318,6 +325,8 @@ class Gateway:
 
     def _disconnected(self, connection: int) -> None:
         routes = self._connections.pop(connection, set())
+        for key in [key for key, (peer, _) in self._unclaimed.items() if peer.route in routes]:
+            del self._unclaimed[key]
         self._visits.lost(lambda place: isinstance(place, Peer) and place.route in routes)
         for route in routes:
             for bridge in self._bridges.values():

@@ -17,10 +17,13 @@ from rmbus.transport.lane_ends import take_end
 from rmbus.transport.mirroring import Mirror
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.umbilical import Umbilical, close_all
-from rmbus.transport.visits import Relay
+from rmbus.transport.visits import SETTLE_S, Relay
 
 CLAIM_S: Final = 10.0
 """Whoever has been admitted has so long to come."""
+
+MAX_EXPECTED: Final = 256
+"""So many may have been admitted and not come yet."""
 
 Send = Callable[[Sequence[Buffer]], None]
 """Sends parts to a visitor; Closed: they cannot be sent."""
@@ -39,6 +42,7 @@ class Host(Relay):
             raise MalformedFrame(f"a process on another machine does not say {message.tag!r}")
 
     def _far_ended(self) -> None:
+        self._reactor.call_later(SETTLE_S, partial(self.end, "what it has sent is not read"))
         self.settle(self._umbilical.finish)
 
     def _pass_on(self, message: messages.Message, descriptors: list[int]) -> None:
@@ -79,7 +83,10 @@ class Visits:
         self._there: dict[bytes, tuple[Host, object]] = {}
 
     def expect(self, message: messages.Visit, umbilical: int) -> None:
-        """Somebody will come; the descriptor is given away."""
+        """Somebody will come; the descriptor is given away. Of too many the rest is turned away: the host sees that."""
+        if len(self._expected) >= MAX_EXPECTED:
+            close_all([umbilical])
+            return
         name = message.visit.encode()
         expected = self._expected[name] = _Expected(socket.socket(fileno=umbilical), message.token)
         self._reactor.call_later(CLAIM_S, partial(self._give_up, name, expected))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -21,7 +22,7 @@ import threading
 import time
 from collections import deque
 from typing import IO, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import attrs
 
@@ -44,6 +45,11 @@ MARK: Final = "rmbus-host "
 """What the line begins with in which the far side tells how to speak to its host; a login may print others."""
 
 MAX_LINE_BYTES: Final = 64 * 1024
+
+_ADDRESS: Final = re.compile(
+    r"ssh://(?P<user>[A-Za-z0-9._+\\][A-Za-z0-9._+\\-]*@)?(?P<host>[A-Za-z0-9._][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.%a-z]+\])"
+    r"(:(?P<port>[0-9]{1,5}))?(?P<path>/[^?#]*)?"
+)
 
 SOCKETS: Final = ("client.sock", "gateway.sock", "events.sock")
 
@@ -68,18 +74,15 @@ class Target:
         Raises:
             ConnectFailed: it is none.
         """
-        try:
-            parts = urlsplit(address)
-            port, host = parts.port, parts.hostname
-        except ValueError as error:
-            raise ConnectFailed(f"{address!r} is no address: {error}") from error
-        user = unquote(parts.username or "")
-        if not host or host.startswith("-") or user.startswith("-") or parts.password or parts.query or parts.fragment:
+        found = _ADDRESS.fullmatch(address)
+        port = int(found["port"]) if found and found["port"] else None
+        if found is None or port == 0 or (port or 0) > 65535 or not unquote(found["path"] or "").isprintable():
+            # It may hold a password, and is not repeated.
             raise ConnectFailed(
-                f"{address!r} is no address: write ssh://[user@]host[:port], and behind it where rmbus is there if it "
+                "this is no address of ssh: write ssh://[user@]host[:port], and behind it where rmbus is there if it "
                 "is not on the path: ssh://box/opt/venv/bin/rmbus. Passwords are ssh's own to ask for"
             )
-        return cls(f"{user}@{host}" if user else host, port, unquote(parts.path) or "rmbus")
+        return cls((found["user"] or "") + found["host"].strip("[]"), port, unquote(found["path"] or "") or "rmbus")
 
 
 class Tunnel:
@@ -204,12 +207,19 @@ class Tunnel:
         try:
             told: dict[str, Any] = json.loads(line)
             known = {field.name for field in attrs.fields(Connection)}
+            if not all(
+                isinstance(told.get(name, ""), str) for name in ("address", "local", "server", "public", "secret")
+            ):
+                raise TypeError("its addresses and keys are no text")
             return Connection(**{name: value for name, value in told.items() if name in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise ConnectFailed(f"rmbus at {self._address} speaks otherwise than this one: {error}") from error
 
     def _failed(self) -> ConnectFailed:
-        status = self._ssh.wait(END_S)
+        try:
+            status = self._ssh.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return ConnectFailed(f"cannot reach {self._address}: ssh has said its last, and does not end{self._told()}")
         self._hearing.join(END_S)
         if status == 127:
             return ConnectFailed(
@@ -247,7 +257,10 @@ class Tunnel:
                 end()
         self._hearing.join(END_S)
         ssh.stdout.close()
-        ssh.stderr.close()
+        if (
+            not self._hearing.is_alive()
+        ):  # else a process that ssh has left behind holds it, such as a master of its own
+            ssh.stderr.close()
 
 
 def tell(connection: Connection) -> None:

@@ -32,6 +32,9 @@ LEAVE_S: Final = 2.0
 
 GREET_S: Final = 10.0
 
+CLAIM_S: Final = 10.0
+"""How long the host's gateway may take to let the process in."""
+
 _LOST: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 
@@ -94,6 +97,7 @@ class Visit:
         self._relay: Process | None = None
         self._gateway: Socket | None = None
         self._process = os.getpid()
+        self._is_heard = False
         self._thread = threading.Thread(target=self._serve, name=f"rmbus-visit-{join.name}", daemon=True)
         self._thread.start()
         timeout_s = GREET_S if timeout_s is None else timeout_s
@@ -131,8 +135,15 @@ class Visit:
         try:
             gateway.connect(keys.gateway_at(admitted.gateway))
             gateway.send_multipart([b"", name, admitted.token], zmq.DONTWAIT)
+            self._reactor.call_later(CLAIM_S, self._check_heard)
         except zmq.ZMQError as error:
             relay.end(str(error))
+
+    def _check_heard(self) -> None:
+        """Nothing answers a claim but the host's first word, which follows it at once."""
+        assert self._relay is not None
+        if not self._is_heard:
+            self._relay.end(f"the host's gateway did not answer within {CLAIM_S:g} s")
 
     def _send(self, name: bytes, parts: Sequence[Buffer]) -> None:
         assert self._gateway is not None
@@ -149,6 +160,7 @@ class Visit:
                 frames = self._gateway.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
+            self._is_heard = True
             self._relay.arrive([frame.buffer for frame in frames[1:]])
 
     def _lost(self, monitor: Socket) -> None:

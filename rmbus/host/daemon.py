@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -510,7 +511,7 @@ class Host:
             reply(messages.Ok())
         else:
             self._gateway.attend(session)
-            self._gateway.when_up(lambda: reply(messages.Ok()))
+            self._gateway.when_up(lambda: reply(messages.Ok()), partial(_refuse, reply))
 
     def _join(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         """A process of another machine joins: it comes by the gateway."""
@@ -519,7 +520,11 @@ class Host:
         umbilical, pid = self._gateway.admit(visit)
         self._hands.admit(umbilical, pid, request)
         gateway = self._gateway
-        gateway.when_up(lambda: reply(messages.Admitted(visit.visit, visit.token, gateway.endpoint, gateway.public)))
+
+        def up() -> None:
+            reply(messages.Admitted(visit.visit, visit.token, gateway.endpoint, gateway.public))
+
+        gateway.when_up(up, partial(_refuse, reply))
 
     def _go(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Go)
@@ -651,3 +656,7 @@ def on_signals(host: Host) -> None:
             host.drain(signal.Signals(number).name)
 
     host.reactor.add(reader, arrived)
+
+
+def _refuse(reply: Reply, why: str) -> None:
+    reply(messages.Refused("HostError", why))

@@ -37,7 +37,7 @@ class GatewayChild:
         self._clients: list[str] = []
         self._is_up = False
         self._is_closed = False
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Callable[[], None], Callable[[str], None]]] = []
 
     def allow(self, clients: Sequence[str]) -> None:
         """Say whose keys are good."""
@@ -59,13 +59,13 @@ class GatewayChild:
         """Return the process, started if it is not."""
         return self._process or self.start(self._listen)
 
-    def when_up(self, call: Callable[[], None]) -> None:
-        """Call back when the process listens, now if it does; it is started if it is not."""
+    def when_up(self, call: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Call back when the process listens, now if it does, or with why it cannot; it is started if it is not."""
         self.ensure()
         if self._is_up:
             call()
         else:
-            self._waiting.append(call)
+            self._waiting.append((call, failed))
 
     def admit(self, visit: messages.Visit) -> tuple[Umbilical, int]:
         """Let the gateway expect somebody from another machine.
@@ -100,7 +100,7 @@ class GatewayChild:
             if self._on_listening is not None:
                 self._on_listening()
             waiting, self._waiting = self._waiting, []
-            for call in waiting:
+            for call, _ in waiting:
                 call()
         elif isinstance(message, messages.PeerLost) and message.session in self._sessions:
             self._sessions[message.session].tell(message)
@@ -112,6 +112,9 @@ class GatewayChild:
             process.remove()
         for session in self._sessions.values():
             session.tell(messages.PeerLost(session.name, f"its gateway ({status})", []))
+        waiting, self._waiting = self._waiting, []
+        for _, failed in waiting:
+            failed(f"the host's gateway could not start: {status}")
         if self._is_closed or not self._listen:
             return
         if not self._is_up and not self.endpoint:

@@ -173,6 +173,11 @@ class FastLane:
             kept.popleft()
         return True
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much is kept, for want of room."""
+        return sum(map(len, self._kept))
+
     def receive(self) -> lane.Message | None:
         """Return the next message, which is good until the next call; None where none has come.
 

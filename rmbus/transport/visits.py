@@ -31,6 +31,9 @@ WORDS: Final = 0
 MAX_BEHIND_BYTES: Final = 4 * MAX_PAYLOAD_BYTES
 """What may wait for a process that does not read its lane."""
 
+SETTLE_S: Final = 30.0
+"""What came by a connection that is gone waits so long for whoever is to read it."""
+
 _NUMBER: Final = struct.Struct("<Q")
 
 
@@ -63,7 +66,7 @@ class Carried:
         self._reactor, self._end, self._send = reactor, end, send
         self.mirror = mirror
         self.tell_counts: Callable[[], None] = _nothing
-        self._behind = 0
+        self._is_behind = False
         self._on_settled: Callable[[], None] | None = None
         self._is_closed = False
 
@@ -105,14 +108,14 @@ class Carried:
         except Closed:
             self._settle()
             return
-        self._behind += len(message.body) + len(message.payload)
-        if self._behind > MAX_BEHIND_BYTES:
-            raise Broken(f"{self._behind:,} bytes wait for a process that does not read them")
+        self._is_behind = True
+        if (waiting := self._end.kept_bytes) > MAX_BEHIND_BYTES:
+            raise Broken(f"{waiting:,} bytes wait for a process that does not read them")
         self._await_room()
 
     def when_settled(self, call: Callable[[], None]) -> None:
         """Call back when nothing waits for room on the lane any more: now, if nothing does."""
-        if not self._behind:
+        if not self._is_behind:
             call()
             return
         earlier = self._on_settled
@@ -149,7 +152,7 @@ class Carried:
         self._settle()
 
     def _settle(self) -> None:
-        self._behind = 0
+        self._is_behind = False
         settled, self._on_settled = self._on_settled, None
         if settled is not None:
             settled()
@@ -200,13 +203,14 @@ class Relay(ABC):
                 self._far_ended()
         except messages.UnknownTag:
             return  # a later version says more
-        except RmbusError as error:
+        except (RmbusError, OSError) as error:
             self.end(str(error))
 
     def lose(self, reason: str) -> None:
         """The connection is gone: what came by it before is passed on, then this side ends."""
         if not (self._is_over or self._is_lost):
             self._is_lost = True
+            self._reactor.call_later(SETTLE_S, partial(self.end, reason))
             self._guarded(partial(self.settle, partial(self.end, reason)))
 
     def end(self, reason: str) -> None:
@@ -349,7 +353,7 @@ class Relay(ABC):
         """Do something with what a process has said; what cannot be taken is the end of this relay, and of no other."""
         try:
             call()
-        except RmbusError as error:
+        except (RmbusError, OSError) as error:  # OSError: no descriptor is left
             self.end(str(error))
 
     @abstractmethod
