@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hosting import FakeReactor, open_descriptors
 
+from rmbus.brokers import visits as gateway_visits
 from rmbus.brokers.visits import CLAIM_S, Host, Visits
 from rmbus.errors import Closed
 from rmbus.protocol import lane, messages
@@ -284,6 +285,40 @@ def test_a_reader_that_does_not_read(visiting: Visiting, monkeypatch: pytest.Mon
         visiting.until(visiting.process.receive)
 
 
+def test_a_reader_that_is_always_a_little_behind(visiting: Visiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what waits counts, not what has waited."""
+    monkeypatch.setattr(visits, "MAX_BEHIND_BYTES", 5_000_000)
+    there, here = visiting.edge(messages.Input)
+    large = bytes(2_000_000)
+
+    def write() -> None:
+        if not there.lane.send(frames(large)):
+            visiting.until(there.lane.flush)
+
+    write()
+    for _ in range(10):
+        write()  # the next comes before the last was read
+        assert got(visiting.until(here.lane.receive)) == got(frames(large))
+    assert visiting.over == []
+
+
+def test_what_came_by_a_lost_connection_does_not_wait_for_ever(
+    visiting: Visiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads it: the visit ends all the same, and whoever has the umbilical sees that."""
+    monkeypatch.setattr(visits, "SETTLE_S", 0.05)
+    _, here = visiting.edge(messages.Output)
+    if not here.lane.send(frames(bytes(2_000_000))):
+        visiting.until(here.lane.flush)
+    for _ in range(200):
+        visiting.reactor.serve_once(wait=False)
+    visiting.there.lose("the cable")
+    assert visiting.over == []
+    visiting.until(lambda: visiting.over == ["there"])
+    with pytest.raises(Closed):
+        visiting.until(visiting.host.receive)
+
+
 def test_a_connection_that_is_lost(visiting: Visiting) -> None:
     """What had come is passed on first, then each side sees the end; what is sent from then on goes nowhere."""
     there, here = visiting.edge(messages.Output)
@@ -388,6 +423,17 @@ def test_nobody_comes(door: Door) -> None:
     assert not door.claim(b"late", TOKEN, "a")
     late.close()
     early.close()
+
+
+def test_too_many_that_have_not_come(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host sees at once that there is no place; who was expected before still is."""
+    monkeypatch.setattr(gateway_visits, "MAX_EXPECTED", 1)
+    first, second = door.expect("first"), door.expect("second")
+    with pytest.raises(Closed):
+        second.receive()
+    assert door.claim(b"first", TOKEN, "a")
+    first.close()
+    second.close()
 
 
 def test_connections_that_are_lost(door: Door) -> None:
