@@ -57,15 +57,22 @@ class Carried:
     """One lane: this end of it, and what goes on from it to the far relay.
 
     Attributes:
-        mirror: its account. tell_counts: tells the far relay of that; set before anything is read.
+        mirror: its account.
+
+    Args:
+        send: sends parts to the far relay. tell_counts: tells it of the account.
     """
 
     def __init__(
-        self, reactor: Reactor, end: FastLane, mirror: Mirror, send: Callable[[Sequence[Buffer]], None]
+        self,
+        reactor: Reactor,
+        end: FastLane,
+        mirror: Mirror,
+        send: Callable[[Sequence[Buffer]], None],
+        tell_counts: Callable[[], None],
     ) -> None:
-        self._reactor, self._end, self._send = reactor, end, send
+        self._reactor, self._end, self._send, self._tell_counts = reactor, end, send, tell_counts
         self.mirror = mirror
-        self.tell_counts: Callable[[], None] = _nothing
         self._is_behind = False
         self._on_settled: Callable[[], None] | None = None
         self._is_closed = False
@@ -90,7 +97,7 @@ class Carried:
             if message is None:
                 return
             if self.mirror.ends():
-                self.tell_counts()
+                self._tell_counts()
             self._send(lane.encode(message))
 
     def deliver(self, parts: Sequence[memoryview]) -> None:
@@ -268,8 +275,8 @@ class Relay(ABC):
             earlier.when_settled(earlier.close)
             if earlier.mirror is not mirror:
                 earlier.mirror.close()
-        carried = self._carried[edge] = Carried(self._reactor, end, mirror, partial(self._put, edge))
-        carried.tell_counts = partial(self._tell_counts, edge, mirror)
+        send, tell_counts = partial(self._put, edge), partial(self._tell_counts, edge, mirror)
+        carried = self._carried[edge] = Carried(self._reactor, end, mirror, send, tell_counts)
         carried.watch(partial(self._guarded, carried.read))
         if self._timer is None:
             self._timer = self._reactor.call_later(TELL_S, self._tell_all_counts)
@@ -369,7 +376,3 @@ class Relay(ABC):
             self._reactor.call_soon(partial(self.end, str(error)))
         finally:
             close_all(descriptors)
-
-
-def _nothing() -> None:
-    """There is nobody to tell yet."""
