@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -96,14 +97,21 @@ def away(tmp_path: Path) -> Iterator[Away]:
         yield Away(scripts, box)
 
 
-def host_there(box: Sshd, env: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a host on the box, as its user does by hand."""
+@contextmanager
+def host_there(away: Away) -> Generator[subprocess.Popen[str]]:
+    """Run a host on the box, as its user does by hand; it must end well when it is told to."""
+    box, env = away.box, away.scripts.command.env
     env = env | {"XDG_RUNTIME_DIR": str(box.run_folder), "XDG_CACHE_HOME": str(box.folder / "cache")}
     command = [sys.executable, "-m", "rmbus.cli.main", "host", "--spares", "0", "--name", "standing"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "listening" in process.stdout.readline()
-    return process
+    try:
+        assert process.stdout is not None
+        assert "listening" in process.stdout.readline()
+        yield process
+    finally:
+        process.terminate()
+        done = finish(process)
+    assert done.returncode == 0, done.stderr
 
 
 def lent(pid: int) -> bool:
@@ -149,8 +157,7 @@ def test_objects_and_topics(away: Away) -> None:
 
 def test_the_host_that_runs_there_is_used_and_goes_on(away: Away) -> None:
     """An object outlives the login that has shipped it, as long as somebody holds it."""
-    host = host_there(away.box, away.scripts.command.env)
-    try:
+    with host_there(away) as host:
         holder = away.scripts.start("""
             import counting
             with rmbus.connect("ssh://box") as bus:
@@ -169,9 +176,6 @@ def test_the_host_that_runs_there_is_used_and_goes_on(away: Away) -> None:
         assert away.scripts.start('with rmbus.connect("ssh://box") as bus: say(bus.nodes())').said() == [[]]
         assert settles(lambda: str([pid for pid in away.box.sessions() if lent(pid)] or ""), 10.0) == ""
         assert host.poll() is None
-    finally:
-        host.terminate()
-        assert finish(host).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -263,8 +267,7 @@ def test_the_command(away: Away) -> None:
 
 def test_a_node_of_this_process_joins_there(away: Away) -> None:
     """`rmbus.run(node, bus=…)`, beside a publisher that came by a login of its own."""
-    host = host_there(away.box, away.scripts.command.env)
-    try:
+    with host_there(away):
         node = away.scripts.start("""
             import counting
             class Heard(counting.Sums):
@@ -286,9 +289,6 @@ def test_a_node_of_this_process_joins_there(away: Away) -> None:
         status, _, err = node.end()
         assert status == 0
         assert "5 100" in err
-    finally:
-        host.terminate()
-        finish(host)
 
 
 def test_state_goes_on_there(away: Away) -> None:
@@ -312,8 +312,7 @@ def test_state_goes_on_there(away: Away) -> None:
 
 def test_events(away: Away) -> None:
     """The host there tells of its sessions, as one here does; when it has ended, whoever listens is told."""
-    host = host_there(away.box, away.scripts.command.env)
-    try:
+    with host_there(away):
         listener = away.scripts.start("""
             with rmbus.connect("ssh://box") as bus:
                 told = bus.subscribe("rmbus/events")
@@ -338,9 +337,6 @@ def test_events(away: Away) -> None:
         assert listener.heard() == ["double", "ready"]
         assert listener.heard() == ["double", "ended"]
         assert listener.heard() == "ended"
-    finally:
-        host.terminate()
-        finish(host)
     (text,) = listener.end(30)[1]
     assert "the events have ended" in text
 
