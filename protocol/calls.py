@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from rmbus.errors import MalformedFrame
+from rmbus.protocol.codec import named
 
 MAX_TEXT: Final = 60_000
 """Characters of a traceback, a message or a name."""
@@ -31,6 +32,10 @@ given, or end it; give its state, or take one over."""
 
 ANSWERS: Final = ("value", "flow", "item", "end", "raised")
 """What is answered: a value; that items come; an item, the end of the items; that the user's code has raised."""
+
+
+_REQUEST: Final = [int, str, str, int, int, bytes]
+_REPLY: Final = [int, str, str, str, str, bytes]
 
 
 class Request(NamedTuple):
@@ -62,12 +67,9 @@ class Request(NamedTuple):
         Raises:
             MalformedFrame: it is none.
         """
-        match value:
-            case [int(), str(), str(), int(), int(), bytes(), *buffers]:
-                fields: list[Any] = [*value[:6], buffers]
-                found = cls(*fields)
-            case _:
-                raise MalformedFrame("a call is [number, word, name, limit, number, pickle, buffers...]")
+        if type(value) is not list or [*map(type, value[:6])] != _REQUEST:
+            raise MalformedFrame("a call is [number, word, name, limit, number, pickle, buffers...]")
+        found = named(cls, (*value[:6], value[6:]))
         if found.word not in ASKS or min(found.call, found.limit_ms, found.number) < 0 or found.number > MAX_WINDOW:
             raise MalformedFrame(f"a call asks for {found.word[:40]!r}, or a number in it is out of its range")
         return found
@@ -101,12 +103,9 @@ class Reply(NamedTuple):
         Raises:
             MalformedFrame: it is none.
         """
-        match value:
-            case [int(), str(), str(), str(), str(), bytes(), *buffers]:
-                fields: list[Any] = [*value[:6], buffers]
-                found = cls(*fields)
-            case _:
-                raise MalformedFrame("a reply is [call, word, type, message, traceback, told, buffers...]")
+        if type(value) is not list or [*map(type, value[:6])] != _REPLY:
+            raise MalformedFrame("a reply is [call, word, type, message, traceback, told, buffers...]")
+        found = named(cls, (*value[:6], value[6:]))
         if found.word not in ANSWERS:
             raise MalformedFrame(f"a reply says {found.word[:40]!r}, which is no answer")
         return found

@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Final
 
 from rmbus.errors import HostError, RmbusError, node_error
@@ -44,7 +45,9 @@ class Handle:
         self._opening = threading.Lock()
         self._callers: list[Caller] = []  # one, when something has been asked
         weakref.finalize(self, _leave_beside, self._callers)
-        self._room = threading.BoundedSemaphore(WINDOW)
+        self._room: SimpleQueue[None] = SimpleQueue()  # a semaphore whose hands are quick: one item is one call's room
+        for _ in range(WINDOW):
+            self._room.put(None)
         self._room_async = asyncio.Semaphore(WINDOW)
         self._waiting: Waiting | None = None
 
@@ -54,11 +57,11 @@ class Handle:
         Raises:
             NodeError, HostError: the object, or its host, is gone.
         """
-        callers = self._callers[:]
-        if callers:
-            callers[0].serve_at_once()  # it may have been told something meanwhile
-            if callers[0].failure is None:
-                return callers[0]
+        for caller in self._callers[:]:
+            if caller.reactor.is_called:
+                caller.serve_at_once()  # it has been told something meanwhile
+            if caller.failure is None:
+                return caller
         with self._opening:
             if not self._callers or self._callers[0].failure is not None:
                 before = self._callers[0].failure if self._callers else None
@@ -98,9 +101,12 @@ class Handle:
         """
         pickled = pickling.dump_arguments(value)
         caller = self.caller()
-        with self._room:
+        room = self._room.get()
+        try:
             answers = caller.ask(word, name, pickled, window=ITEMS, limit_s=limit_s)
             reply = self.wait(caller, answers, None if limit_s is None else limit_s + LATE_S)
+        finally:
+            self._room.put(room)
         if reply.word == "flow":
             return Items(self, caller, answers)
         return self.read(reply)

@@ -93,6 +93,11 @@ def load(length: object, payload: Buffer) -> object:
     Raises:
         MalformedFrame: the payload is none of this form.
     """
+    if length is None and type(payload) is bytes and payload:
+        try:
+            return msgpack.unpackb(payload, raw=False, strict_map_key=False, ext_hook=_alone)
+        except (*_REFUSED, msgpack.UnpackException, MemoryError) as error:
+            raise _no_msgpack(error) from error
     view = memoryview(payload).toreadonly()
     if length is None:
         length = len(view)
@@ -108,8 +113,17 @@ def load(length: object, payload: Buffer) -> object:
     try:
         value: object = msgpack.unpackb(head, raw=False, strict_map_key=False, ext_hook=extension)
     except (*_REFUSED, msgpack.UnpackException, MemoryError) as error:
-        raise MalformedFrame(f"the payload of data is no msgpack: {error}") from error
+        raise _no_msgpack(error) from error
     return value
+
+
+def _alone(code: int, data: bytes) -> object:
+    """Return an extension of a value behind which no arrays lie."""
+    return _array_in(data, memoryview(b"")) if code == _ARRAY else msgpack.ExtType(code, data)
+
+
+def _no_msgpack(error: BaseException) -> MalformedFrame:
+    return MalformedFrame(f"the payload of data is no msgpack: {error}")
 
 
 def _address(array: _Array) -> int:

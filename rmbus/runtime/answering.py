@@ -33,7 +33,7 @@ class Waiting:
             self.caller.cancel(answers)
             raise
         finally:
-            answers.on_come = answers.come.set  # this loop may have ended when the rest comes
+            answers.on_come = None  # this loop may have ended when the rest comes
             self._watch(loop, -1)
         return self.caller.taken(answers)
 

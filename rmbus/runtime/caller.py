@@ -7,11 +7,10 @@ him; of several who wait one serves for all. A thread beside them hears the host
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from rmbus.errors import Broken, Closed, HostError, MalformedFrame, NodeError, R
 from rmbus.media import datum
 from rmbus.protocol import lane, messages
 from rmbus.protocol.calls import CALLS, Reply, Request
+from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import Ends
 from rmbus.runtime.forks import own
@@ -46,15 +46,16 @@ class Answers:
     """What has been answered to one call and not been taken yet.
 
     Attributes:
-        on_come: called, in whatever thread serves, when something has come or nothing more will.
+        on_come: called, in whatever thread serves, when something has come or nothing more will; None: nobody waits.
     """
+
+    __slots__ = ("call", "is_flow", "is_over", "on_come", "replies", "room")
 
     def __init__(self, call: int, window: int) -> None:
         self.call = call
         self.room = window  # items that may come
         self.replies: deque[Reply] = deque()
-        self.come = threading.Event()
-        self.on_come: Callable[[], object] = self.come.set
+        self.on_come: Callable[[], object] | None = None
         self.is_flow = self.is_over = False
 
 
@@ -76,11 +77,10 @@ class Caller(Ends):
         self._numbers = 0
         self._asked: dict[int, Answers] = {}
         self._server = 0  # the thread that serves, 0: none
+        self._idle: set[threading.Event] = set()  # of threads that wait beside it
         self._failure: RmbusError | None = None
         self._status = ""
         self._is_up = self._is_closed = False
-        self._readable = select.poll()
-        self._readable.register(self.reactor.fileno(), select.POLLIN)
         self._thread = threading.Thread(target=self._listen, name=f"rmbus-{name}", daemon=True)
         self._thread.start()
         own(self)
@@ -127,22 +127,24 @@ class Caller(Ends):
         Raises:
             NodeError, HostError: the object, or its host, is gone.
         """
-        with self._sending():
-            self._numbers += 1
-            limit_ms = 0 if limit_s is None else max(1, int(limit_s * 1000))
-            self._send(Request(self._numbers, word, name, limit_ms, window, *_wired(value)))
-            answers = self._asked[self._numbers] = Answers(self._numbers, window)
+        limit_ms = 0 if limit_s is None else max(1, int(limit_s * 1000))
+        data, buffers = value
+        arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+        with self._lock:
+            call = self._numbers = self._numbers + 1
+            self._send(named(Request, (call, word, name, limit_ms, window, data, arrays)))
+            answers = self._asked[call] = Answers(call, window)
         return answers
 
     def ask_more(self, answers: Answers, number: int) -> None:
         """Take so many items more."""
-        with self._sending():
+        with self._lock:
             answers.room += number
             self._send(Request(answers.call, "next", number=number))
 
     def close_flow(self, answers: Answers) -> None:
         """Take no more items: the generator is closed, and that is answered."""
-        with self._sending():
+        with self._lock:
             self._send(Request(answers.call, "close"))
 
     def cancel(self, answers: Answers) -> None:
@@ -157,13 +159,25 @@ class Caller(Ends):
             NodeError, HostError: the object, or its host, is gone. TimeoutError: none came in time.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not answers.replies and self._failure is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError(f"{self._name} has not answered within {timeout_s:g} s")
-            if not self._serve_if_free(left, answers):
-                answers.come.wait(RECHECK_S if left is None else min(left, RECHECK_S))
-                answers.come.clear()
+        come: threading.Event | None = None
+        try:
+            while not answers.replies and self._failure is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"{self._name} has not answered within {timeout_s:g} s")
+                if self._serve_if_free(left, answers):
+                    continue
+                if come is None:  # whoever serves may be through before he knows of it: look again
+                    come = threading.Event()
+                    answers.on_come = come.set
+                    self._idle.add(come)
+                else:
+                    come.wait(RECHECK_S if left is None else min(left, RECHECK_S))
+                    come.clear()
+        finally:
+            if come is not None:
+                answers.on_come = None
+                self._idle.discard(come)
         return self.taken(answers)
 
     def taken(self, answers: Answers) -> Reply:
@@ -196,30 +210,27 @@ class Caller(Ends):
         self._thread.join()
         super().close()
 
-    @contextlib.contextmanager
-    def _sending(self) -> Generator[None]:
-        with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            try:
-                yield
-            except Exception:
-                raise
-            except BaseException:
-                self._fail(Broken("the last call was interrupted on its way"))
-                raise
-
     def _send(self, request: Request) -> None:
-        self._port.send(datum(request.to_wire(), Any))
+        """Send a request, under the lock."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._port.send(datum(request.to_wire(), Any))
+        except Exception:
+            raise
+        except BaseException:
+            self._fail(Broken("the last call was interrupted on its way"))
+            raise
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
     def _serve(self, timeout_s: float | None) -> None:
         """Wait for something, and take it in."""
-        if self._readable.poll(None if timeout_s is None else max(timeout_s, 0) * 1000):
+        found = self.reactor.wait(None if timeout_s is None else max(timeout_s, 0))
+        if found:
             with self._lock:
                 try:
-                    self.reactor.serve_once(wait=False)
+                    self.reactor.serve(found)
                 except RmbusError as error:
                     self._fail(error)
                 except BaseException:
@@ -248,10 +259,11 @@ class Caller(Ends):
 
     def _hand_over(self) -> None:
         """Whoever has served has what he waited for: another may serve."""
-        with self._changed:
-            self._changed.notify_all()
-            for answers in self._asked.values():
-                answers.come.set()
+        for come in tuple(self._idle):
+            come.set()
+        if self._is_closed:
+            with self._changed:
+                self._changed.notify_all()
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
         for arrival in link.receive(message):
@@ -279,7 +291,8 @@ class Caller(Ends):
             answers.is_over = True
             del self._asked[reply.call]
         answers.replies.append(reply)
-        answers.on_come()
+        if answers.on_come is not None:
+            answers.on_come()
 
     def _fail(self, error: RmbusError) -> None:
         """Nothing more comes."""
@@ -288,7 +301,8 @@ class Caller(Ends):
         asked, self._asked = self._asked, {}
         for answers in asked.values():
             answers.is_over = True
-            answers.on_come()
+            if answers.on_come is not None:
+                answers.on_come()
 
     def _without_producer(self, edge: int) -> None:
         super()._without_producer(edge)
@@ -350,8 +364,3 @@ class Caller(Ends):
 
 def _failed(event: messages.NodeEvent, name: str, host: str) -> NodeError:
     return node_error(event.message, node=name, host=host, type_name=event.type_name, traceback_text=event.traceback)
-
-
-def _wired(value: Pickled) -> tuple[bytes, list[Any]]:
-    data, buffers = value
-    return data, [np.frombuffer(buffer, np.uint8) for buffer in buffers]

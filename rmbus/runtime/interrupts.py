@@ -31,6 +31,7 @@ class Interrupts:
         self._thread = threading.get_ident()
         self._running: Key | None = None
         self._cancelled: Key | None = None
+        self._is_limited = False
         self.was_late = False
         signal.signal(CANCEL, self._arrived)
         signal.signal(LIMIT, self._arrived)
@@ -45,6 +46,7 @@ class Interrupts:
         try:
             self._running = key
             if limit_s:
+                self._is_limited = True
                 signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
             return call()
         finally:
@@ -53,7 +55,9 @@ class Interrupts:
     def _leave(self) -> None:
         """Nothing runs any more: what arrives from the first line of this on stops nothing."""
         self._running = None
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_limited:
+            self._is_limited = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     @property
     def running(self) -> Key | None:

@@ -29,6 +29,7 @@ from rmbus.runtime.interrupts import Interrupted, Interrupts, Key
 from rmbus.runtime.links import Arrival, InputLink, OutputLink
 from rmbus.runtime.loop import now_ns
 from rmbus.runtime.memory import NodeMemory
+from rmbus.runtime.outputs import OutputPort
 from rmbus.shipping import pickling, returning
 from rmbus.shipping.states import content_of, take_content
 from rmbus.transport.counters import Page
@@ -124,7 +125,7 @@ class ObjectLoop(Ends):
     def _look_around(self) -> None:
         """Take in what has come, and do one thing that was asked."""
         try:
-            self._look()
+            self.reactor.serve_once(wait=False)
             self._advance()
         except BaseException as error:  # noqa: BLE001 - raised by `serve`, whom everybody waits for
             self._failure = error
@@ -169,7 +170,9 @@ class ObjectLoop(Ends):
 
     def _give(self, key: Key, outcome: Any, request: Request) -> None:
         """Answer with what a call has given, or when it has."""
-        if inspect.isawaitable(outcome):
+        if type(outcome) in _PLAIN:
+            self._answer_with(key, "value", outcome)
+        elif inspect.isawaitable(outcome):
             limit_s = request.limit_ms / 1000 or None
             self._tasks[key] = self._loop.create_task(self._await(key, outcome, limit_s, request))
         elif _gives_items(outcome) and request.word == "call":
@@ -331,18 +334,18 @@ class ObjectLoop(Ends):
 
     def _answer(self, key: Key, reply: Reply) -> None:
         caller = key[0]
-        if _replies(caller) in self._ports:  # else it has gone
+        port = self._ports.get(_replies(caller))
+        if port is None:
+            return  # it has gone
+        if port.has_room and not self._waiting.get(caller):
+            _send(port, reply)
+        else:
             self._waiting.setdefault(caller, deque()).append(reply)
-            self._send_waiting(caller)
 
     def _send_waiting(self, caller: str) -> None:
         port, waiting = self._ports.get(_replies(caller)), self._waiting.get(caller)
         while waiting and port is not None and port.has_room:
-            reply = waiting.popleft()
-            try:
-                port.send(datum(reply.to_wire(), Any))
-            except RmbusError as error:  # it is too large, say
-                port.send(datum(_raised(reply.call, error).to_wire(), Any))
+            _send(port, waiting.popleft())
 
     # --- callers -----------------------------------------------------------------------------------------------------
 
@@ -375,13 +378,20 @@ class ObjectLoop(Ends):
             self._finish(link, arrival)
 
     def _take_in(self, caller: str, request: Request) -> None:
-        if sum(each[0] == caller for each in (*self._queue, *self._tasks)) > WINDOW + 2 * MAX_FLOWS:
+        if self._has_too_much(caller):
             raise MalformedFrame("a caller has asked for more at once than it may")
         if (caller, request.call) in self._void and request.word not in ("next", "close"):
             del self._void[caller, request.call]
             self._answer((caller, request.call), _cancelled(request.call))
         else:
             self._queue.append((caller, request))
+
+    def _has_too_much(self, caller: str) -> bool:
+        """Whether a caller has asked for more at once than one that keeps to the protocol."""
+        most = WINDOW + 2 * MAX_FLOWS
+        if len(self._queue) + len(self._tasks) <= most:
+            return False
+        return sum(each[0] == caller for each in (*self._queue, *self._tasks)) > most
 
     def _control(self, link: InputLink, arrival: Arrival) -> None:
         self._finish(link, arrival)
@@ -421,6 +431,7 @@ class ObjectLoop(Ends):
 
 
 _ENDS: Final = (Kind.EOS, Kind.ERROR)
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, np.ndarray))  # never awaited
 _END: Final = object()
 
 
@@ -432,6 +443,13 @@ def _close(steps: Any) -> None:
     """Close a generator; another iterator has nothing to close."""
     if inspect.isgenerator(steps):
         steps.close()
+
+
+def _send(port: OutputPort, reply: Reply) -> None:
+    try:
+        port.send(datum(reply.to_wire(), Any))
+    except RmbusError as error:  # it is too large, say
+        port.send(datum(_raised(reply.call, error).to_wire(), Any))
 
 
 def _replies(caller: str) -> str:

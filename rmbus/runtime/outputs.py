@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, Final
 
-from rmbus import formats, framing
+from rmbus import formats, framing, values
 from rmbus.delivery import latest
 from rmbus.errors import FormatError
 from rmbus.layouts import Array
-from rmbus.media import Frame, Packet, VideoFrame
+from rmbus.media import Data, Frame, Packet, VideoFrame
 from rmbus.protocol import lane
 from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Header, Kind, encode_frame, pack_frame
@@ -30,6 +30,7 @@ END_S: Final = 2.0
 """How long those who read a topic have to finish when it ends: nobody waits longer for a reader that stands still."""
 
 _VIDEO: Final = int(Kind.VIDEO)
+_DATA: Final = int(Kind.DATA)
 _FRAMES_OUT: Final = int(counters.Node.FRAMES_OUT)
 
 
@@ -120,8 +121,12 @@ class OutputPort:
 
     def send(self, frame: Frame, origin: Callable[[], None] | None = None) -> None:
         """Offer a frame to every edge, a `format` frame before it where the format is new, and send what can go."""
-        if origin is None and type(frame) is VideoFrame and self._goes_on(frame):
-            return
+        if origin is None:
+            kind_of = type(frame)
+            if kind_of is Data and self._data_goes_on(frame):  # type: ignore[arg-type]  # it is one
+                return
+            if kind_of is VideoFrame and self._goes_on(frame):  # type: ignore[arg-type]  # likewise
+                return
         self._words[_FRAMES_OUT] += 1
         if not self.links and not self.keeps_last:
             self._seq += 1
@@ -183,14 +188,7 @@ class OutputPort:
             Whether it was sent; if not, nothing has been done.
         """
         links, size = self.links, array.nbytes
-        if form is not self._format:
-            if form != self._format:
-                return False
-            self._format = form  # which is looked at first, the next time
-        for link in links:
-            if not (link.is_up and link.mailbox.is_clear) or link.is_full:
-                return False
-        if not links:
+        if not self._is_clear(form):
             return False
         if base is not self._base:
             self._base, self._num, self._den = base, base.numerator, base.denominator
@@ -207,13 +205,58 @@ class OutputPort:
             frame = pack_frame((0, *header, array.tobytes()))
             for link in links:
                 link.send_at_once(frame, size)
+        self._went(header, frame, size, held)
+        return True
+
+    def _data_goes_on(self, frame: Data) -> bool:
+        """Send a value, if it can go to every edge at once; whether it was sent.
+
+        Raises:
+            FormatError: it cannot travel.
+        """
+        form = frame.format
+        if not self._is_clear(form) or memory_of(frame) is not None:
+            return False
+        extra, payload = values.dump(frame.value)
+        size, base = len(payload), frame.time_base
+        header = (_DATA, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
+        if size <= INLINE_BYTES:
+            held = None
+            data = encode_frame(named(Header, header), payload if type(payload) is bytes else bytes(payload))
+            for link in self.links:
+                link.send_at_once(data, size)
+        else:
+            held = self.room(size)
+            if held is None or not all(link.may_lend(held) for link in self.links):
+                return False
+            held.write(payload)
+            self._words[counters.Node.COPIED] += size
+            data = pack_frame((0, *header, held.place))
+            for link in self.links:
+                link.lend_at_once(data, held)
+        self._went(header, data, size, held)
+        return True
+
+    def _is_clear(self, form: formats.Format) -> bool:
+        """Whether a data frame of this format that is no video packet may go to every edge at once; there is one."""
+        if form is not self._format:
+            if form != self._format:
+                return False
+            self._format = form  # which is looked at first, the next time
+        links = self.links
+        for link in links:
+            if not link.is_clear:
+                return False
+        return bool(links)
+
+    def _went(self, header: tuple[Any, ...], frame: bytes, size: int, held: Held | None) -> None:
+        """Count a frame that went to every edge at once, and keep it if the last is kept."""
         self._seq += 1
         self._words[_FRAMES_OUT] += 1
         if self.keeps_last:
             assert self._format_item is not None
-            item = named(Item, (kind, frame, size, b"", held, named(Header, header), None, None))
+            item = named(Item, (header[0], frame, size, b"", held, named(Header, header), None, None))
             self._last = (self._format_item, item)
-        return True
 
     def _goes_on(self, frame: VideoFrame) -> bool:
         """Send a picture that lies whole in shared memory, if it can go at once; whether it was sent."""

@@ -21,6 +21,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
 import math
 import pathlib
 import re
@@ -28,7 +29,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import MemberDescriptorType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import msgpack
@@ -45,6 +46,10 @@ MAX_BITS: Final = 1 << 20
 """Of a whole number."""
 
 _TOLD: Final = 0  # the code of the extension
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))  # what msgpack knows
+_NUMBERS: Final = frozenset("biufc")
+_WORD: Final = 1 << 63
+_pack: Final[Callable[[object], bytes]] = msgpack.Packer().pack  # for what is small: its room only grows
 _SIMPLE: Final = re.compile(r"[<>|=]?[?biufcSUMm][0-9]*(\[[0-9a-zA-Z]*\])?")
 _FRAMES: Final = {cls.__name__: cls for cls in (AudioFrame, Data, Packet, VideoFrame)}
 _PATHS: Final = {cls.__name__: cls for cls in (pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)}
@@ -57,6 +62,13 @@ def dump(value: object) -> tuple[bytes, list[memoryview]]:
     Raises:
         PackagingError: something in it cannot go back; the message names its type.
     """
+    kind = type(value)
+    if kind is np.ndarray:
+        told = _small_array(cast("np.ndarray[Any, Any]", value))
+        if told is not None:
+            return told, []
+    elif kind in _PLAIN and (kind is not int or -_WORD <= value < _WORD):  # type: ignore[operator]  # it is an int
+        return msgpack.packb(value), []
     writer = _Writer()
     try:
         return writer.pack(value), writer.buffers
@@ -79,6 +91,14 @@ def load(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
         raise
     except Exception as error:
         raise MalformedFrame(f"what has come back is no value: {type(error).__name__}: {error}") from error
+
+
+def _small_array(array: np.ndarray[Any, Any]) -> bytes | None:
+    """Return a contiguous array of numbers that goes within the message as `_Writer` does, by the shortest way."""
+    if array.nbytes >= OUTSIDE_BYTES or array.dtype.kind not in _NUMBERS or not array.flags.c_contiguous:
+        return None
+    content = [array.dtype.str, list(array.shape), "C", array.tobytes()]
+    return _pack(msgpack.ExtType(_TOLD, _pack(["array", content])))
 
 
 class _Writer:
@@ -180,12 +200,17 @@ class _Reader:
         return flat.reshape(lengths[::-1]).T if order == "F" else flat.reshape(lengths)
 
 
+@functools.lru_cache(maxsize=64)
+def _simple_dtype(name: str) -> np.dtype[Any]:
+    if not _SIMPLE.fullmatch(name):
+        raise MalformedFrame(f"an array of type {name[:40]!r}")
+    return np.dtype(name)
+
+
 def _dtype(descr: Any) -> np.dtype[Any]:
     """Return a type of plain numbers, flags, text and times, or of named ones side by side."""
     if type(descr) is str:
-        if not _SIMPLE.fullmatch(descr):
-            raise MalformedFrame(f"an array of type {descr[:40]!r}")
-        return np.dtype(descr)
+        return _simple_dtype(descr)
     return np.dtype([(_exactly(str, name), _dtype(_exactly(str, kind))) for name, kind in descr])
 
 

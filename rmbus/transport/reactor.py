@@ -86,6 +86,11 @@ class Reactor:
         self._writers[source] = callback
         self._epoll.modify(source, select.EPOLLIN | select.EPOLLOUT)
 
+    @property
+    def is_called(self) -> bool:
+        """Whether something that was asked for by `call_soon` has not been done yet."""
+        return bool(self._calls)
+
     def watches(self, source: int | Socket) -> bool:
         """Whether `source` is being watched."""
         return source in self._readers
@@ -115,8 +120,24 @@ class Reactor:
     def serve_once(self, *, wait: bool) -> bool:
         """Make one round: run what is due; with `wait`, until something is. Whether anything was."""
         served = self._serve_sockets() if self._sockets else False
+        found = self._epoll.poll(self._timeout_s() if wait and not served else 0)
+        return self._serve_found(found) or served
+
+    def wait(self, timeout_s: float | None = None) -> list[tuple[int, int]]:
+        """Wait until there is something to serve, and return what, for `serve`. Nothing is called back meanwhile."""
+        return self._epoll.poll(timeout_s)
+
+    def serve(self, found: list[tuple[int, int]]) -> None:
+        """Serve what `wait` has found, and all ZeroMQ sockets; what is not there any more is left out."""
+        if self._sockets:
+            self._serve_sockets()
+        self._serve_found(found)
+
+    def _serve_found(self, found: list[tuple[int, int]]) -> bool:
+        """Call back for descriptors that have something, and for timers; whether there was one."""
+        served = False
         self._is_stale = False
-        for descriptor, events in self._epoll.poll(self._timeout_s() if wait and not served else 0):
+        for descriptor, events in found:
             served = True
             if self._is_stale:
                 break  # a number may have been given away and be another's by now; what is left is told again

@@ -19,7 +19,7 @@ KEY = ("calls1", 7)
 def interrupts() -> Iterator[Interrupts]:
     before = {number: signal.getsignal(number) for number in (CANCEL, LIMIT)}
     yield Interrupts()
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert not signal.getitimer(signal.ITIMER_REAL)[1]  # a limit comes again and again; the test's own, once
     for number, handler in before.items():
         signal.signal(number, handler)
 

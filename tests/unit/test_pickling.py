@@ -232,3 +232,52 @@ def test_errors_of_shipped_code_pass(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_standard_pickle_reads_it() -> None:
     """The form is the ordinary one: any unpickler with cloudpickle at hand reads it."""
     assert pickle.loads(pickling.dumps(obj("Node", k=3))).k == 3
+
+
+class Named(np.ndarray[Any, Any]):
+    """An array of the user's own class."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        ((), {}),
+        ((1, 2.5, 3j, "a", b"b", None, True), {"k": 1 << 80}),
+        (([1, {"a": (2,)}], {3}), {}),
+        ((len, lambda x: x + 1), {}),
+    ],
+)
+def test_arguments_arrive_as_they_were_given(given: Any) -> None:
+    data, buffers = pickling.dump_arguments(given)
+    found = pickling.load_arguments(data, buffers)
+    if given is not None and given[0][:1] == (len,):
+        assert (found[0][0], found[0][1](2)) == (len, 3)
+    else:
+        assert found == given
+    assert not buffers
+
+
+@pytest.mark.parametrize(
+    ("array", "beside"),
+    [
+        (np.arange(8), 0),
+        (np.arange(8)[::2], 0),
+        (np.arange(10_000), 1),
+        (np.asfortranarray(np.arange(10_000).reshape(100, 100)), 1),
+        (np.arange(20_000)[::2], 1),
+        (np.array([1, "x", None], object), 0),
+        (np.arange(8).view(Named), 0),
+    ],
+)
+def test_arrays_that_are_given(array: Any, beside: int) -> None:
+    """They come back as they were, of their own class; large ones lie beside the pickle, also those with gaps."""
+    for given in [((array,), {}), ((), {"a": array}), (([array],), {})]:
+        data, buffers = pickling.dump_arguments(given)
+        assert len(buffers) == beside
+        assert len(data) < 1000
+        args, named = pickling.load_arguments(data, buffers)
+        found = named["a"] if named else args[0][0] if type(args[0]) is list else args[0]
+        assert type(found) is type(array)
+        assert (found == array).all()
+        assert found.dtype == array.dtype

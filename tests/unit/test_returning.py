@@ -147,12 +147,18 @@ def test_values(value: Any) -> None:
         np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
         np.array([1, "x", None], dtype=object),
         np.zeros((0, 3)),
+        np.array(3.5),
+        np.array([True, False]),
+        np.arange(6, dtype=">i4").reshape(2, 3),
+        np.arange(6).astype(complex).reshape(3, 2).T,
+        np.array(["2026-01-01"], "datetime64[D]"),
     ],
 )
 def test_arrays(array: Any) -> None:
     found = back(array)
     assert (found == array).all()
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert returning.dump([array])[0] == b"\x91" + returning.dump(array)[0]  # told alone as it is among others
 
 
 def test_a_large_array_lies_beside() -> None:
