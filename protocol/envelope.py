@@ -97,6 +97,16 @@ def decode(data: bytes | memoryview) -> tuple[int, Message]:
         raise MalformedFrame(f"a {tag!r} message is not as specified: {_reasons(error)}") from error
 
 
+def prepare(*kinds: type[Message]) -> None:
+    """Make what writes and reads messages of these kinds: it is made once, else when the first of them is due.
+
+    A process that is kept ready does so before it is asked for; it takes some milliseconds for each kind.
+    """
+    for kind in kinds:
+        _converter.get_structure_hook(kind)
+        _converter.get_unstructure_hook(kind)
+
+
 # --- nothing is converted: a field has the type that the specification says, or the message is refused ---------------
 
 _converter = cattrs.Converter(forbid_extra_keys=False, prefer_attrib_converters=True)

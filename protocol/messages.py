@@ -16,6 +16,7 @@ from rmbus.protocol.envelope import UnknownTag as UnknownTag
 from rmbus.protocol.envelope import decode as decode
 from rmbus.protocol.envelope import encode as encode
 from rmbus.protocol.envelope import message as _message
+from rmbus.protocol.envelope import prepare as prepare
 from rmbus.protocol.envelope import tags as tags
 from rmbus.protocol.limits import (
     DEFAULT_CREDIT,

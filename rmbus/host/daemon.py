@@ -190,6 +190,8 @@ class Host:
 
     def serve(self) -> None:
         """Serve until `end` was called and everything is down."""
+        if not self.settings.embedded:
+            messages.prepare(*messages.tags().values())  # while its spare processes start, for whoever comes first
         keys = frozenset({self._client_public, *(key.encode() for key in self.settings.clients)})
         self._guard = KeyGuard(self._context, keys)
         self._gateway.allow([key.decode() for key in keys])

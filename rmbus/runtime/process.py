@@ -44,6 +44,24 @@ READY: Final = (
 )
 """What a spare process has imported before it is asked for."""
 
+SPOKEN: Final = (
+    messages.Job,
+    messages.Input,
+    messages.Output,
+    messages.Linked,
+    messages.Go,
+    messages.Offers,
+    messages.NodeEvent,
+    messages.Grow,
+    messages.Segment,
+    messages.Attach,
+    messages.Mapped,
+    messages.Cancel,
+    messages.Gone,
+    messages.Stop,
+)
+"""What it can write and read by then: what every node, or object, says and hears."""
+
 
 class Process:
     """The node in this process, between the umbilical and its loop.
@@ -195,6 +213,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as always at start
     for module in READY:
         importlib.import_module(module)
+    messages.prepare(*SPOKEN)
     if allowed.memory_bytes:
         in_force["memory"] = confine.bind_memory(allowed.memory_bytes)
     umbilical.send(messages.Spare(in_force))
