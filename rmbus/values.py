@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rmbus.copying import LARGE_BYTES, address, copy_into, roomy
 from rmbus.errors import FormatError, MalformedFrame
 from rmbus.protocol.lane import Buffer
 
@@ -44,17 +45,17 @@ class Draft:
 
     def lies_in(self, room: _Array) -> bool:
         """Whether the payload is what lies in a room, uint8[length]: the same msgpack, and the very same arrays."""
-        head, begin = self._head, _address(room) + self._start
+        head, begin = self._head, address(room) + self._start
         if bytes(room[: len(head)]) != head:
             return False
-        return all(_address(array) == begin + at for array, at in zip(self._arrays, self._places, strict=False))
+        return all(address(array) == begin + at for array, at in zip(self._arrays, self._places, strict=False))
 
     def write(self, into: memoryview) -> None:
         """Write the payload, as many bytes as it is long; what lies between its arrays is left as it is."""
         head, start = self._head, self._start
         into[: len(head)] = head
         for array, place in zip(self._arrays, self._places, strict=False):
-            into[start + place : start + place + array.nbytes] = array.reshape(-1).view(np.uint8).data
+            copy_into(into[start + place : start + place + array.nbytes], array.reshape(-1).view(np.uint8).data)
 
 
 def dump(value: object) -> tuple[int | None, bytes | Draft]:
@@ -70,6 +71,8 @@ def dump(value: object) -> tuple[int | None, bytes | Draft]:
         array = _sound_array(item)
         if array is None:
             return _plain(item)
+        if array.nbytes >= LARGE_BYTES:
+            places[-1] = roomy(places[-1])
         arrays.append(array)
         places.append(_aligned(places[-1] + array.nbytes))
         return msgpack.ExtType(_ARRAY, msgpack.packb([array.dtype.str, list(array.shape), places[-2]]))
@@ -124,11 +127,6 @@ def _alone(code: int, data: bytes) -> object:
 
 def _no_msgpack(error: BaseException) -> MalformedFrame:
     return MalformedFrame(f"the payload of data is no msgpack: {error}")
-
-
-def _address(array: _Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def _aligned(place: int) -> int:

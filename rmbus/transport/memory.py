@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rmbus.copying import copy_into
 from rmbus.protocol.frames import Place
 from rmbus.protocol.lane import Buffer
 from rmbus.protocol.limits import TICKETS
@@ -219,7 +220,7 @@ class Slot(Held):
         if isinstance(payload, Draft):
             payload.write(room)
         else:
-            room[:] = payload
+            copy_into(room, payload)
 
     def __del__(self) -> None:
         self._free.append(self._index)  # any thread may be the last to let go, so nothing more is done here
