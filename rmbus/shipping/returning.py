@@ -192,8 +192,12 @@ class _Reader:
             array[:] = content
             return array.reshape(lengths)
         dtype = _dtype(descr)
-        raw = self._buffers[_whole(content)] if type(content) is int else _exactly(bytes, content)
-        size = len(raw) if type(raw) is bytes else memoryview(raw).nbytes
+        if type(content) is int:
+            raw = self._buffers[_whole(content)]
+            size = memoryview(raw).nbytes
+        else:
+            raw = bytearray(_exactly(bytes, content))  # which can be written to, as the array that was told of
+            size = len(raw)
         if math.prod(lengths) * dtype.itemsize != size:
             raise MalformedFrame("an array has other bytes than its shape says")
         flat = np.frombuffer(raw, dtype) if size else np.zeros(0, dtype)
