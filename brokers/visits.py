@@ -25,6 +25,9 @@ CLAIM_S: Final = 10.0
 MAX_EXPECTED: Final = 256
 """So many may have been admitted and not come yet."""
 
+MAX_VISITS: Final = 1024
+"""So many may be there or be expected: each takes descriptors of the gateway."""
+
 Send = Callable[[Sequence[Buffer]], None]
 """Sends parts to a visitor; Closed: they cannot be sent."""
 
@@ -84,7 +87,7 @@ class Visits:
 
     def expect(self, message: messages.Visit, umbilical: int) -> None:
         """Somebody will come; the descriptor is given away. Of too many the rest is turned away: the host sees that."""
-        if len(self._expected) >= MAX_EXPECTED:
+        if len(self._expected) >= MAX_EXPECTED or len(self._expected) + len(self._there) >= MAX_VISITS:
             close_all([umbilical])
             return
         name = message.visit.encode()

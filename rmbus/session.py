@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -26,29 +23,26 @@ from rmbus.errors import (
     Closed,
     HostError,
     NodeError,
-    PackagingError,
     PipelineError,
     RmbusError,
     Stalled,
     node_error,
 )
 from rmbus.joined import serve_in_thread
+from rmbus.linking import link_edge
 from rmbus.media import Frame
 from rmbus.needs import on_the_wire
-from rmbus.node import Node, declared_requirements, options_of
+from rmbus.node import Node, options_of
 from rmbus.pipeline import Pipeline
-from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, dialer, make_plan
+from rmbus.plan import LOCAL, PlannedEdge, PlannedNode, check_revivable, make_plan
 from rmbus.printing import print_log
 from rmbus.protocol import messages
-from rmbus.protocol.limits import MAX_BLOB_BYTES
 from rmbus.reaching import Way, reach
-from rmbus.report import NodeReport, Report
+from rmbus.report import Report
 from rmbus.results import Results, in_thread, through_processes
+from rmbus.runs import Run, prepare
 from rmbus.runtime import inline
 from rmbus.runtime.events import EventIntake, SessionEvents
-from rmbus.shipping import package, pickling
-from rmbus.shipping.package import Package
-from rmbus.shipping.requirements import provide
 from rmbus.transport.reactor import Reactor
 from rmbus.transport.security import Connection
 from rmbus.transport.sockets import Socket
@@ -68,24 +62,6 @@ STALL_S = 3.0
 
 OnLog = Callable[[str, str, Sequence[str], int], None]
 """Takes what a node printed: its name, its host, the lines, and how many more were held back."""
-
-
-@attrs.define(eq=False)
-class _Run:
-    """What is known of a node while it runs."""
-
-    plan: PlannedNode
-    state: bytes
-    package: Package | None = None
-    code_bytes: int = 0
-    started: messages.Started | None = None
-    status: str = "starting"
-    tail: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether its host may have to make an environment first."""
-        return self.package is not None and bool(self.package.manifest.lock)
 
 
 class Session:
@@ -133,7 +109,10 @@ class Session:
         self._fast, self._shared = fast, shared
         self._ways: dict[str, Way] = {}
         try:
-            self._runs = {plan.number: self._prepare(plan) for plan in self._plan.nodes}
+            self._runs = {
+                plan.number: Run(plan) if plan.node in self._here else prepare(plan, self._reach)
+                for plan in self._plan.nodes
+            }
         except BaseException:
             self._close_ways()
             raise
@@ -255,35 +234,6 @@ class Session:
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, plan: PlannedNode) -> _Run:
-        """Pickle a node's state, and package its code where it travels: what is wrong shows before anything runs."""
-        if plan.node in self._here:
-            return _Run(plan, b"")
-        state = pickling.dump(plan.node)
-        if len(state.data) > MAX_BLOB_BYTES:
-            blame = "; ".join(str(each) for each in state.heavy)
-            raise PackagingError(
-                f"the state of {plan.name} has {len(state.data):,} bytes, and {MAX_BLOB_BYTES:,} can be sent: {blame}"
-            )
-        for heavy in state.heavy:
-            sys.stderr.write(f"rmbus: {plan.name}: {heavy}\n")
-        env, declared = options_of(plan.node).env, declared_requirements(plan.node)
-        if env and declared:
-            raise PipelineError(f"{plan.name} names the environment {env!r} and requirements: it can have but one")
-        if plan.place == LOCAL and not declared:
-            if env:
-                raise PipelineError(
-                    f"{plan.name} names the environment {env!r}, which a host has prepared: give it on="
-                )
-            return _Run(plan, state.data)
-        made = package.build(plan.node, files=options_of(plan.node).files or (), known=state.trace)
-        for warning in made.warnings:
-            sys.stderr.write(f"rmbus: {plan.name}: {warning}\n")
-        if env:
-            return _Run(plan, state.data, made)
-        elsewhere = plan.place != LOCAL and not self._reach(plan.place).shares_environment
-        return _Run(plan, state.data, provide(made, declared, elsewhere=elsewhere))
-
     def _launch(self) -> None:
         for place in self._plan.places:
             self._clients[place] = self._connect(place)
@@ -336,28 +286,11 @@ class Session:
                 run.code_bytes = self._clients[run.plan.place].upload(run.package.address, run.package.data)
 
     def _start_nodes(self) -> None:
-        waiting: list[tuple[_Run, Future[messages.Message]]] = []
+        waiting: list[tuple[Run, Future[messages.Message]]] = []
         for run in self._runs.values():
             plan = run.plan
-            start = messages.Start(
-                session=self.id,
-                node=plan.number,
-                name=plan.name,
-                entry=f"{type(plan.node).__module__}:{type(plan.node).__qualname__}",
-                address=run.package.address if run.package else "",
-                implementation=sys.implementation.name,
-                python=sys.version_info[:2],
-                sys_path=sys.path if run.package is None else [],
-                folder=os.getcwd() if run.package is None else "",
-                inputs=list(plan.inputs),
-                outputs=list(plan.outputs),
-                topics={port: self._topic(plan, port) for port in plan.outputs},
-                by_hand=plan.node in self._here,
-                revives=self._revives,
-                lock=run.package.manifest.lock if run.package else "",
-                env=options_of(plan.node).env or "",
-                needs=on_the_wire(None if plan.node in self._here else options_of(plan.node).needs),
-            )
+            start = run.start(self.id, by_hand=plan.node in self._here, revives=self._revives)
+            start = attrs.evolve(start, topics={port: self._topic(plan, port) for port in plan.outputs})
             waiting.append((run, self._clients[plan.place].request(start, run.state)))
             if start.by_hand:
                 connection = self._clients[plan.place].connection
@@ -390,14 +323,13 @@ class Session:
             self._changed.notify_all()
 
     def _link(self, edge: PlannedEdge) -> None:
-        producer, consumer = edge.producer, edge.consumer
         link = messages.Link(
             self.id,
             edge.number,
             edge.token,
-            producer.number,
+            edge.producer.number,
             edge.out,
-            consumer.number,
+            edge.consumer.number,
             edge.into,
             edge.delivery.kind,
             edge.delivery.n,
@@ -406,56 +338,7 @@ class Session:
             self._shared,
             resends=self._revives,
         )
-        if producer.place == consumer.place:
-            self._clients[producer.place].ask(link, messages.Ok)
-            return
-        apart = self._meet(link, self._clients[producer.place], self._clients[consumer.place])
-        if apart is not None:
-            self._bridge(edge, attrs.evolve(link, apart=apart))
-
-    def _meet(self, link: messages.Link, producer: HostClient, consumer: HostClient) -> str | None:
-        """Let the two hosts of an edge meet on this machine; return why they do not, "" where they are on two."""
-        door = consumer.connection.host_socket
-        if door is None or producer.connection.host_socket is None:
-            return ""
-        if not self._fast:
-            return "fast=False"
-        consumer.ask(attrs.evolve(link, producer=-1, meet=True), messages.Ok)
-        token = consumer.connection.token
-        going = attrs.evolve(link, consumer=-1, meet=True, peer=str(door), secret=token)
-        try:
-            producer.ask(going, messages.Ok)
-        except HostError as error:
-            return str(error)
-        return None
-
-    def _bridge(self, edge: PlannedEdge, link: messages.Link) -> None:
-        """Join an edge between two hosts by their gateways."""
-        producer, consumer = edge.producer, edge.consumer
-        ends = {producer.place: attrs.evolve(link, consumer=-1), consumer.place: attrs.evolve(link, producer=-1)}
-        listens = {
-            producer.place: self._listens(producer.place, consumer.place),
-            consumer.place: self._listens(consumer.place, producer.place),
-        }
-        caller = dialer(producer.place, consumer.place, listens)
-        (called,) = set(ends) - {caller}
-        other = self._clients[called]
-        self._clients[called].ask(ends[called], messages.Ok)
-        call = attrs.evolve(
-            ends[caller],
-            dial=True,
-            peer=other.connection.gateway_at(other.welcome.gateway),
-            peer_key=other.welcome.gateway_key,
-            public=other.connection.public,
-            secret=other.connection.secret,
-        )
-        self._clients[caller].ask(call, messages.Ok)
-
-    def _listens(self, place: str, other: str) -> bool:
-        """Whether a gateway can be connected to from another place; what ssh forwards, from this machine alone."""
-        if self._clients[place].connection.is_forwarded:
-            return bool(self._clients[other].connection.local)
-        return bool(self._clients[place].welcome.gateway)
+        link_edge(edge, link, self._clients)
 
     def _missing(self, wanted: set[int]) -> str:
         nodes = [f"node {run.plan.name}" for run in self._runs.values() if run.status == "starting"]
@@ -500,7 +383,7 @@ class Session:
         for each in self._clients.values():
             each.request(messages.Stop(self.id, drain=True))
 
-    def _node_event(self, client: HostClient, run: _Run, message: messages.NodeEvent) -> None:
+    def _node_event(self, client: HostClient, run: Run, message: messages.NodeEvent) -> None:
         run.status = message.state
         if message.state in ("ready", "ended") or (message.state == "lost" and self._revives and self._is_up):
             return
@@ -592,28 +475,12 @@ class Session:
 
     def _collect(self, error: BaseException | None = None) -> Report:
         accounts = self._accounts()
-        nodes = [self._node_report(run, accounts.nodes.get(run.plan.number, {})) for run in self._runs.values()]
+        nodes = [
+            run.report(self._clients.get(run.plan.place), accounts.nodes.get(run.plan.number, {}))
+            for run in self._runs.values()
+        ]
         seconds = time.monotonic() - self._began
         return make_report(self._plan, accounts, nodes, seconds, error, closed=error is not None or self._is_over())
-
-    def _node_report(self, run: _Run, account: Mapping[str, Any]) -> NodeReport:
-        started = run.started
-        client = self._clients.get(run.plan.place)
-        return NodeReport(
-            name=run.plan.name,
-            host=run.plan.place if client is None else client.name,
-            pid=int(account.get("pid", 0)) or (started.pid if started else 0),
-            level=started.level if started else "",
-            warm=started.warm if started else False,
-            reason=started.reason if started else "",
-            state=run.status,
-            frames_in=int(account.get("frames_in", 0)),
-            frames_out=int(account.get("frames_out", 0)),
-            package=run.package.address if run.package else "",
-            code_bytes=run.code_bytes,
-            copied_bytes=int(account.get("copied_bytes", 0)),
-            in_force=account.get("in_force", {}),
-        )
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

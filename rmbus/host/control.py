@@ -37,6 +37,7 @@ class Client:
         connection: the descriptor of its connection in this process, by which the socket's monitor tells of its end.
         heard: when it last said something, monotonic seconds.
         greeted: whether its `hello` was accepted.
+        python: what it runs on, by its own word: implementation and minor version, as packages say it.
     """
 
     socket: Socket
@@ -44,6 +45,7 @@ class Client:
     connection: int
     heard: float
     greeted: bool = False
+    python: str = ""
 
     def tell(self, message: messages.Message, number: int = 0) -> None:
         """Send a reply or an event; a client that has gone or does not read misses it."""
@@ -52,6 +54,11 @@ class Client:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
+
+
+def refuse(reply: Reply, why: str) -> None:
+    """Refuse a request, for what came of it later."""
+    reply(messages.Refused("HostError", why))
 
 
 class Control:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,29 +22,28 @@ import rmbus
 from rmbus.errors import HostError, TooLarge
 from rmbus.host import janitor
 from rmbus.host.caches import QUOTA_MB, Caches
-from rmbus.host.control import Client, Control, Reply
+from rmbus.host.control import Client, Control, Reply, refuse
 from rmbus.host.edges import Wiring
-from rmbus.host.endpoints import Endpoint, Pool
-from rmbus.host.environments import Environment, Environments
+from rmbus.host.environments import Environments
 from rmbus.host.events import Events
 from rmbus.host.gateways import GatewayChild
-from rmbus.host.gpus import VISIBLE
-from rmbus.host.granting import Grant, Granting, Offer, ledger_of
+from rmbus.host.granting import Granting, Offer, ledger_of
 from rmbus.host.hands import Bus, Hands
-from rmbus.host.jail import Grants, spawn_command
+from rmbus.host.hosted import HostedSession
 from rmbus.host.levels import Level
-from rmbus.host.logs import tell_refusal
 from rmbus.host.meetings import Meetings
 from rmbus.host.memory import QUOTA_BYTES
 from rmbus.host.objects import Objects
 from rmbus.host.packages import Packages
-from rmbus.host.sessions import HostedNode, HostedSession
-from rmbus.host.starting import Code, Place, Starting
+from rmbus.host.processes import Processes
+from rmbus.host.sessions import Rooms, Sessions
+from rmbus.host.starting import Starting
 from rmbus.host.topics import Directory
-from rmbus.host.workers import MARK, Child, adopt_strays, started
+from rmbus.host.workers import adopt_strays, started
 from rmbus.protocol import messages
 from rmbus.protocol.limits import MAX_DATAGRAM_BYTES
 from rmbus.protocol.version import VERSIONS, negotiate
+from rmbus.shipping.content import python_tag
 from rmbus.shipping.store import QUOTA_BYTES as STORE_BYTES
 from rmbus.shipping.store import Held, Store
 from rmbus.transport import runfolder
@@ -56,9 +54,6 @@ from rmbus.transport.sockets import Curve, Socket
 
 MAX_START_BYTES: Final = MAX_DATAGRAM_BYTES - 8192
 """A `start` goes on to its node within one datagram."""
-
-MAX_EARLY: Final = 64
-"""Processes that have joined and wait for the client that announces them."""
 
 
 @attrs.frozen
@@ -122,11 +117,6 @@ class Host:
         adopt_strays()
         self._on_up = on_up
         self._context: zmq.Context[Socket] = zmq.Context()
-        self._sessions: dict[str, HostedSession] = {}
-        self._owners: dict[str, Client] = {}
-        self._expected: dict[tuple[str, int], Callable[[Endpoint], None]] = {}
-        self._early: dict[tuple[str, int], Endpoint] = {}
-        self._count = 0
         self._draining = ""
         self._public, self._secret = make_pair()
         self._client_public, self._client_secret = make_pair()
@@ -144,27 +134,37 @@ class Host:
             offered=settings.pythons,
             prepared=settings.prepared,
         )
-        self._pool = Pool(self.reactor, self._spawn, settings.spares, refill=settings.refill)
-        self._gateway = GatewayChild(self._spawn_gateway, self.folder.path / "gateway.sock")
-        self._directory = Directory()
-        self._events = Events(self.reactor, self._context, settings.name, self._sessions)
-        self._wiring = Wiring(self.reactor, settings.memory_bytes)
-        self._memory = self._wiring.memory
-        bus = Bus(self._directory, self._wiring)
-        self._starting = Starting(
-            self._environments, self._process, self._granting.grant, self._packages.open, settings.name
+        self._processes = Processes(
+            self.reactor,
+            self.folder,
+            settings.level,
+            spares=settings.spares,
+            refill=settings.refill,
+            is_own=settings.embedded,
         )
-        self._objects = Objects(self.reactor, self._wiring, self._starting, self._packages.start, settings.name)
-        self._meetings = Meetings(self.reactor, self._wiring, self._sessions, name=settings.name, token=self._token)
+        self._gateway = GatewayChild(self._processes.gateway, self.folder.path / "gateway.sock")
+        self._directory = Directory()
+        self._there: dict[str, HostedSession] = {}
+        self._events = Events(self.reactor, self._context, settings.name, self._there)
+        self._wiring = Wiring(self.reactor, settings.memory_bytes)
+        starting = Starting(
+            self._environments, self._processes.take, self._granting.grant, self._packages.open, settings.name
+        )
+        self._objects = Objects(self.reactor, self._wiring, starting, self._packages.start, settings.name)
+        meetings = Meetings(self.reactor, self._wiring, self._there, name=settings.name, token=self._token)
+        rooms = Rooms(self._wiring, starting, self._packages, self._directory, self._events, self._gateway, meetings)
+        self._sessions = Sessions(
+            settings.name, self._there, rooms, is_ending=lambda: bool(self._draining), on_none=self._have_none
+        )
         self._hands = Hands(
             self.reactor,
             self.folder,
-            self._endpoint_folder,
-            bus,
+            self._processes.endpoint_folder,
+            Bus(self._directory, self._wiring),
             self._token,
-            announced=self._announced,
+            announced=self._sessions.announced,
             calls=self._objects.join,
-            met=self._meetings.arrived,
+            met=meetings.arrived,
         )
         self._requests: dict[type[messages.Message], Callable[[Client, messages.Message, bytes, Reply], None]] = {
             messages.Hello: self._hello,
@@ -216,7 +216,7 @@ class Host:
 
     def drain(self, reason: str) -> None:
         """Take nothing new, let what runs go on for a bounded time, then end. A second call ends at once."""
-        if self._draining or not (self._sessions or self._objects):
+        if self._draining or not (self._there or self._objects):
             self.end()
             return
         self._draining = reason
@@ -226,14 +226,9 @@ class Host:
     def end(self) -> None:
         """End every process, then return from `serve`."""
         self._draining = self._draining or "the host was stopped"
-        for session in self._sessions.values():
-            for number, node in session.nodes.items():
-                if node.state not in ("ended", "failed", "lost"):
-                    status = f"killed by SIGKILL: the host was stopped ({self._draining})"
-                    session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
-            session.kill()
+        self._sessions.kill(self._draining)
         self._objects.close()
-        self._pool.close()
+        self._processes.close()
         self._environments.close()
         self._caches.close()
         self._hands.close()
@@ -257,7 +252,7 @@ class Host:
         self._on_up(connection)
 
     def _close(self) -> None:
-        self._memory.close()
+        self._wiring.memory.close()
         self._packages.close()
         self._control.close()
         self._events.close()
@@ -270,63 +265,6 @@ class Host:
         if self.folder.path.exists():  # the janitor was killed before
             runfolder.kill_noted(self.folder.path)
             self.folder.remove()
-
-    # --- processes ---------------------------------------------------------------------------------------------------
-
-    def _endpoint_folder(self) -> Path:
-        self._count += 1
-        folder = self.folder.path / f"n{self._count}"
-        folder.mkdir(mode=0o700)
-        return folder
-
-    def _spawn(self, environment: Environment | None = None, grant: Grant | None = None) -> Endpoint:
-        folder = self._endpoint_folder()
-        work = self.folder.path / f"w{self._count}"
-        work.mkdir(mode=0o700)
-        level = self.settings.level
-
-        def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            granted = Grants() if grant is None else grant.grants
-            if environment is not None:
-                granted = attrs.evolve(granted, readable=(*environment.readable, *granted.readable))
-            allowed = granted.allowed()
-            given = [str(umbilical), level.word, str(folder), str(os.getpid()), allowed.told()]
-            argv = [sys.executable, "-I", "-m", "rmbus.runtime.process", *given]
-            if environment is not None:
-                allowed = attrs.evolve(allowed, readable=(str(folder), *allowed.readable))
-                argv = environment.command(given, confined=level is Level.CONFINED, allowed=allowed)
-            spare = {} if self.settings.embedded else {VISIBLE: ""}
-            env = {MARK: str(folder), **(spare if grant is None else grant.env)}
-            command = spawn_command(
-                level, argv, node_dir=folder, work_dir=work, fds=[umbilical], env=env, grants=granted
-            )
-            return command.start(stdout=output, stderr=output), level
-
-        release = None if environment is None else environment.release
-        child = Child(self.reactor, self.folder, launch, str(folder), None if grant is None else grant.close)
-        if grant is not None:
-            grant.heed(child.condemn)
-        return Endpoint(child, folder, work, release)
-
-    def _process(self, environment: Environment | None, grant: Grant) -> tuple[Endpoint, bool, str]:
-        """Return a process to become a node, whether it was warm, and why it was not."""
-        if environment is not None or grant.about:
-            why = "; ".join(each for each in (environment and environment.about, grant.about) if each)
-            return self._spawn(environment, grant), False, why
-        grant.close()  # labels alone take nothing
-        endpoint, warm = self._pool.take()
-        why = "" if warm else "started for this run" if self.settings.embedded else "no spare process was ready"
-        return endpoint, warm, why
-
-    def _spawn_gateway(self) -> Endpoint:
-        folder = self._endpoint_folder()
-
-        def launch(umbilical: int, output: int) -> tuple[subprocess.Popen[bytes], Level]:
-            argv = [sys.executable, "-I", "-m", "rmbus.brokers.gateway", str(umbilical), str(os.getpid())]
-            command = spawn_command(Level.TRUSTED, argv, node_dir=folder, work_dir=folder, fds=[umbilical])
-            return command.start(stdout=output, stderr=output), Level.TRUSTED
-
-        return Endpoint(Child(self.reactor, self.folder, launch, str(folder)), folder, folder)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -342,6 +280,7 @@ class Host:
         version = negotiate(
             request.versions, VERSIONS, them=them, us=f"the host {self.settings.name} (rmbus {rmbus.__version__})"
         )
+        client.python = python_tag(request.implementation, request.python)
         reply(
             messages.Welcome(
                 version=version,
@@ -373,123 +312,11 @@ class Host:
     def _start(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Start)
         self._check_start(request)
-        session = self._session(client, request.session)
-        if request.node in session.nodes:
-            raise self._has_node(request)
-        if request.by_hand:
-            if request.needs != messages.Needs():
-                raise HostError("a process that is started by hand is granted nothing", host=self.settings.name)
-            self._announce(session, request, reply)
-            return
-
-        def go_on(place: Place) -> None:
-            if request.node in session.nodes:
-                raise self._has_node(request)
-            node = self._add_node(session, request, place.endpoint, warm=place.warm)
-            node.hold = place.code.hold
-            place.become(request, self.settings.name, blob, node.descriptor)
-            self._started(place, reply, place.reason)
-            self._publish(session, node)
-
-        self._find_place(client, session, request, reply, go_on)
+        self._sessions.start(client, request, blob, reply)
 
     def _revive(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Revive)
-        session = self._known(client, request.session)
-        node = session.nodes.get(request.node)
-        if node is None or node.state != "lost" or not node.start.revives or node.start.by_hand:
-            about = "no such node" if node is None else f"{node.start.name} is {node.state}"
-            raise HostError(
-                f"session {session.name} cannot start node {request.node} anew ({about}): it takes one whose process "
-                "has died, of a session that was started so that they may be",
-                host=self.settings.name,
-            )
-        if session.is_over(request.node):
-            node.state = "ended"
-            self._wiring.ended(node.endpoint, died=False)
-            reply(messages.Started(node.worker.pid, node.worker.level.word, warm=False, reason="it had done its work"))
-            session.tell(messages.NodeEvent(session.name, request.node, "ended"))
-            return
-
-        def go_on(place: Place) -> None:
-            place.endpoint.session = session.name
-            place.become(node.start, self.settings.name, blob, node.descriptor)
-            session.revive(node, place.endpoint)
-            self._attend(session, request.node, node)
-            self._started(place, reply, "started anew")
-            self._publish(session, node)
-
-        self._find_place(None, session, node.start, reply, go_on)
-
-    def _find_place(
-        self,
-        client: Client | None,
-        session: HostedSession,
-        start: messages.Start,
-        reply: Reply,
-        go_on: Callable[[Place], None],
-    ) -> None:
-        """Go on with a place for a node; of one that is started anew the package is held already."""
-
-        def is_wanted() -> bool:
-            return not self._draining and self._sessions.get(session.name) is session
-
-        if not start.address:
-            code = Code()
-        elif client is None:
-            code = Code(self._packages.open(start.address))
-        else:
-            code = Code(*self._packages.start(client, start.address))
-        self._starting.find(start, code, reply, go_on, is_wanted=is_wanted, tell=session.tell)
-
-    @staticmethod
-    def _started(place: Place, reply: Reply, reason: str) -> None:
-        """Reply when the process is there."""
-        worker = place.endpoint.worker
-        worker.on_ready = lambda: reply(messages.Started(worker.pid, worker.level.word, place.warm, reason))
-        if worker.is_ready:
-            worker.on_ready()
-
-    def _has_node(self, request: messages.Start) -> HostError:
-        return HostError(f"session {request.session} has a node {request.node} already", host=self.settings.name)
-
-    def _announce(self, session: HostedSession, request: messages.Start, reply: Reply) -> None:
-        """A process of the user's will join as this node."""
-
-        def joined(endpoint: Endpoint) -> None:
-            node = self._add_node(session, request, endpoint, warm=True)
-            job = messages.Job(request, self.settings.name, endpoint.worker.level.word, str(endpoint.work), page=0)
-            endpoint.worker.send(job, [os.dup(node.descriptor)])
-            self._publish(session, node)
-            reply(messages.Started(endpoint.worker.pid, Level.TRUSTED.word, warm=True))
-
-        early = self._early.pop((session.name, request.node), None)
-        if early is not None:
-            joined(early)
-        else:
-            self._expected[session.name, request.node] = joined
-
-    def _announced(self, endpoint: Endpoint, join: messages.Join) -> None:
-        """A process joins as a node of a session; it may be quicker than the client's announcement of it."""
-        joined = self._expected.pop((join.session, join.node), None)
-        if joined is not None:
-            joined(endpoint)
-        elif len(self._early) < MAX_EARLY:
-            self._early[join.session, join.node] = endpoint
-        else:
-            raise HostError("too many processes have joined that nobody has announced", host=self.settings.name)
-
-    def _add_node(
-        self, session: HostedSession, request: messages.Start, endpoint: Endpoint, *, warm: bool
-    ) -> HostedNode:
-        node = session.nodes[request.node] = HostedNode(request, endpoint, warm=warm)
-        endpoint.session = session.name
-        self._attend(session, request.node, node)
-        return node
-
-    def _publish(self, session: HostedSession, node: HostedNode) -> None:
-        if node.start.topics:
-            self._directory.publish(node.endpoint, self._directory.free(node.start.topics, session.name[:8]))
+        self._sessions.revive(client, request, blob, reply)
 
     def _check_start(self, request: messages.Start) -> None:
         if self._draining:
@@ -502,18 +329,7 @@ class Host:
 
     def _link(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Link)
-        session = self._known(client, request.session)
-        if request.meet and request.consumer == -1:
-            self._meetings.claim(session, request, reply)
-            return
-        needs_gateway = -1 in (request.producer, request.consumer) and not request.meet
-        gateway = self._gateway.ensure() if needs_gateway else None
-        session.link(request, gateway)
-        if gateway is None:
-            reply(messages.Ok())
-        else:
-            self._gateway.attend(session)
-            self._gateway.when_up(lambda: reply(messages.Ok()), partial(_refuse, reply))
+        self._sessions.link(client, request, reply)
 
     def _join(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         """A process of another machine joins: it comes by the gateway."""
@@ -526,33 +342,24 @@ class Host:
         def up() -> None:
             reply(messages.Admitted(visit.visit, visit.token, gateway.endpoint, gateway.public))
 
-        gateway.when_up(up, partial(_refuse, reply))
+        gateway.when_up(up, partial(refuse, reply))
 
     def _go(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Go)
-        self._known(client, request.session).go()
-        reply(messages.Ok())
+        self._sessions.go(client, request, reply)
 
     def _stop(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Stop)
-        if request.drain:
-            self._known(client, request.session).drain()
-        else:
-            self._known(client, request.session)
-            self._drop_session(request.session)
-        reply(messages.Ok())
+        self._sessions.stop(client, request, reply)
 
     def _report(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Report)
-        reply(messages.Ok(self._known(client, request.session).report()))
+        self._sessions.report(client, request, reply)
 
     def _status(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
-        nodes = sum(len(session.nodes) for session in self._sessions.values())
-        reply(
-            messages.Ok(
-                {"host": self.settings.name, "sessions": len(self._sessions), "nodes": nodes, **self._granting.status()}
-            )
-        )
+        nodes = sum(len(session.nodes) for session in self._there.values())
+        status = {"host": self.settings.name, "sessions": len(self._there), "nodes": nodes}
+        reply(messages.Ok({**status, **self._granting.status()}))
 
     def _ship(self, client: Client, request: messages.Message, blob: bytes, reply: Reply) -> None:
         assert isinstance(request, messages.Ship)
@@ -575,71 +382,16 @@ class Host:
         reply(messages.Ok({"topics": self._directory.matching(request.pattern)}))
         self._directory.watch(request.pattern, client.tell)
 
-    # --- sessions ----------------------------------------------------------------------------------------------------
-
-    def _session(self, client: Client, name: str) -> HostedSession:
-        if name not in self._sessions:
-            self._sessions[name] = HostedSession(name, self._events.overhearing(name, client.tell), self._wiring)
-            self._owners[name] = client
-        return self._known(client, name)
-
-    def _known(self, client: Client, name: str) -> HostedSession:
-        if name not in self._sessions or self._owners[name] is not client:
-            raise HostError(f"the host {self.settings.name} has no session {name}", host=self.settings.name)
-        return self._sessions[name]
-
-    def _attend(self, session: HostedSession, number: int, node: HostedNode) -> None:
-        worker = node.worker
-
-        def said(message: messages.Message) -> None:
-            if isinstance(message, messages.NodeEvent):
-                worker.hear_all()  # what it printed comes before what it said last
-                tell_refusal(message.type_name, message.message, f"node {node.start.name}")
-                node.state = message.state
-                session.tell(attrs.evolve(message, session=session.name, node=number))
-            elif isinstance(message, messages.Linked):
-                session.tell(attrs.evolve(message, session=session.name))
-            else:
-                self._memory.heard(node.endpoint, message)
-
-        def exited(status: str) -> None:
-            self._directory.withdraw(node.endpoint)
-            if node.start.revives and node.state not in ("ended", "failed"):
-                self._wiring.died(node.endpoint)
-            else:
-                self._wiring.ended(node.endpoint, died=node.state != "ended")
-            if node.state not in ("ended", "failed") and not session.is_ending:
-                node.state = "lost"
-                session.tell(messages.NodeEvent(session.name, number, "lost", status=status))
-
-        worker.on_message = said
-        worker.on_exit = exited
-        worker.on_lines = lambda lines, suppressed: session.tell(messages.Log(session.name, number, lines, suppressed))
-
-    def _drop_session(self, name: str) -> None:
-        session = self._sessions[name]
-        session.kill()
-        self._gateway.forget(name)
-        self._meetings.forget(session)
-        for waiting in (self._expected, self._early):
-            for key in [key for key in waiting if key[0] == name]:
-                del waiting[key]
-        for node in session.nodes.values():
-            self._directory.withdraw(node.endpoint)
-            self._wiring.ended(node.endpoint, died=node.state != "ended")
-        session.close()
-        self._events.ended(name)
-        del self._sessions[name]
-        del self._owners[name]
-        if self._draining and not self._sessions:
-            self.reactor.call_soon(self.end)
-
     def _client_lost(self, client: Client) -> None:
         self._packages.lost(client)
         self._directory.unwatch(client.tell)
         self._objects.client_lost(client)
-        for name in [name for name, owner in self._owners.items() if owner is client]:
-            self._drop_session(name)
+        self._sessions.client_lost(client)
+
+    def _have_none(self) -> None:
+        """The last session has gone."""
+        if self._draining:
+            self.reactor.call_soon(self.end)
 
 
 def _told(held: Held) -> dict[str, object]:
@@ -658,7 +410,3 @@ def on_signals(host: Host) -> None:
             host.drain(signal.Signals(number).name)
 
     host.reactor.add(reader, arrived)
-
-
-def _refuse(reply: Reply, why: str) -> None:
-    reply(messages.Refused("HostError", why))

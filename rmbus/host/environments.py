@@ -170,7 +170,7 @@ class Environments:
             UnsupportedVersion: no interpreter that is offered fits. HostError: no environment of that name is
                 prepared, or too many wait.
         """
-        tag = f"{request.implementation}-{request.python[0]}.{request.python[1]}"
+        tag = python_tag(request.implementation, request.python)
         if tag not in self.tags:
             raise UnsupportedVersion(
                 f"the code was made by {tag}, and the host {self._host} offers {', '.join(self.tags)}: run the script "

@@ -12,7 +12,7 @@ from typing import Any, Final
 import zmq
 
 from rmbus.host.edges import HostedEdge
-from rmbus.host.sessions import HostedSession, Tell
+from rmbus.host.hosted import HostedSession, Tell
 from rmbus.protocol import messages
 from rmbus.protocol.codec import pack
 from rmbus.protocol.frames import Header, Kind, encode_frame

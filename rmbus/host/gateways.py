@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rmbus.errors import HostError
 from rmbus.host.endpoints import Endpoint
-from rmbus.host.sessions import HostedSession
+from rmbus.host.hosted import HostedSession
 from rmbus.protocol import messages
 from rmbus.transport.security import make_pair
 from rmbus.transport.umbilical import Umbilical

@@ -25,9 +25,9 @@ import attrs
 
 from rmbus.errors import Broken, HostError, MalformedFrame, RmbusError
 from rmbus.host.edges import Wiring
+from rmbus.host.hosted import HostedSession
 from rmbus.host.memory import is_sealed
 from rmbus.host.peers import MAX_EDGES, FarEnd, Peer
-from rmbus.host.sessions import HostedSession
 from rmbus.protocol import messages
 from rmbus.protocol.version import VERSIONS, negotiate
 from rmbus.transport.counters import PAGE_BYTES

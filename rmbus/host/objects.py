@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from rmbus.errors import HostError
+from rmbus.errors import HostError, UnsupportedVersion
 from rmbus.host.control import Client, Reply
 from rmbus.host.edges import Wiring
 from rmbus.host.endpoints import Endpoint
@@ -16,6 +16,7 @@ from rmbus.host.logs import tell_refusal
 from rmbus.host.starting import Code, Place, Starting
 from rmbus.protocol import messages
 from rmbus.protocol.calls import CALLS, REPLIES
+from rmbus.shipping.content import python_tag
 from rmbus.shipping.store import Hold
 from rmbus.transport import counters
 from rmbus.transport.counters import Page
@@ -145,6 +146,12 @@ class Objects:
     def attach(self, client: Client, request: messages.AttachObject, reply: Reply) -> None:
         """A client holds an object too."""
         obj = self._known(request.id)
+        theirs = python_tag(obj.start.implementation, obj.start.python)
+        if client.python != theirs:
+            raise UnsupportedVersion(
+                f"object {obj.id} ({obj.start.entry}) was shipped by {theirs}, this client runs on {client.python}: "
+                "what a call is given is pickled, and one version need not read another's: attach with that version"
+            )
         obj.holders.add(client)
         self._end_lease(obj)
         reply(obj.held())

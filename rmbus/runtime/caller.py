@@ -24,7 +24,7 @@ from rmbus.protocol.codec import named
 from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import Ends
 from rmbus.runtime.forks import own
-from rmbus.runtime.links import InputLink, OutputLink
+from rmbus.runtime.links import OTHER, InputLink, OutputLink
 from rmbus.runtime.loop import now_ns
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.orders import wire
@@ -266,6 +266,11 @@ class Caller(Ends):
                 self._changed.notify_all()
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
+        value = link.take_value(message)
+        if value is not OTHER:
+            self._come(Reply.of(value))
+            link.tell_if_due()
+            return
         for arrival in link.receive(message):
             if arrival.frame is not None:
                 link.begin(arrival, now_ns())

@@ -26,7 +26,7 @@ from rmbus.protocol.frames import Kind
 from rmbus.runtime.ends import TRIM_S, Ends
 from rmbus.runtime.failures import describe, last_bytes, text_of, type_name
 from rmbus.runtime.interrupts import Interrupted, Interrupts, Key
-from rmbus.runtime.links import Arrival, InputLink, OutputLink
+from rmbus.runtime.links import OTHER, Arrival, InputLink, OutputLink
 from rmbus.runtime.loop import now_ns
 from rmbus.runtime.memory import NodeMemory
 from rmbus.runtime.outputs import OutputPort
@@ -364,18 +364,26 @@ class ObjectLoop(Ends):
             self._ports.pop(watched.port.name, None)
 
     def _arrive(self, link: InputLink, message: lane.Message) -> None:
+        value = link.take_value(message)
+        if value is not OTHER:
+            self._ask(link.port, value)
+            link.tell_if_due()
+            return
         for arrival in link.receive(message):
             if arrival.frame is None:
                 self._control(link, arrival)
                 continue
             link.begin(arrival, now_ns())
-            try:
-                request = Request.of(getattr(arrival.frame, "value", None))
-                self._take_in(link.port, request)
-            except MalformedFrame as error:
-                self._answer((link.port, 0), _raised(0, error))
+            self._ask(link.port, getattr(arrival.frame, "value", None))
             arrival.release()
             self._finish(link, arrival)
+
+    def _ask(self, caller: str, value: object) -> None:
+        """A caller asks something; what is no request, it is told."""
+        try:
+            self._take_in(caller, Request.of(value))
+        except MalformedFrame as error:
+            self._answer((caller, 0), _raised(0, error))
 
     def _take_in(self, caller: str, request: Request) -> None:
         if self._has_too_much(caller):

@@ -19,9 +19,10 @@ MAX_ARCHIVE_BYTES: Final = MAX_PACKAGE_BYTES + MAX_MANIFEST_BYTES + 16 * 1024 * 
 """An archive: all files, the manifest, and the headers."""
 
 
-def python_tag() -> str:
-    """Return implementation and minor version of this Python, as in `cpython-3.11`."""
-    return f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"
+def python_tag(implementation: str | None = None, version: tuple[int, int] | None = None) -> str:
+    """Return implementation and minor version of a Python, by default of this one, as in `cpython-3.11`."""
+    major, minor = version or sys.version_info[:2]
+    return f"{implementation or sys.implementation.name}-{major}.{minor}"
 
 
 def pack_content(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:

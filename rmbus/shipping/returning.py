@@ -186,17 +186,21 @@ class _Reader:
         return _MAKE[word](told)
 
     def _array(self, descr: Any, shape: list[int], order: str, content: Any) -> Any:
-        lengths = [_whole(length) for length in shape]
+        lengths = [*map(_whole, shape)]
         if descr == "O":
             array = np.empty(len(content), object)
             array[:] = content
             return array.reshape(lengths)
         dtype = _dtype(descr)
-        raw = self._buffers[_whole(content)] if type(content) is int else _exactly(bytes, content)
-        view = memoryview(raw).cast("B")
-        if math.prod(lengths) * dtype.itemsize != len(view):
+        if type(content) is int:
+            raw = self._buffers[_whole(content)]
+            size = memoryview(raw).nbytes
+        else:
+            raw = bytearray(_exactly(bytes, content))  # which can be written to, as the array that was told of
+            size = len(raw)
+        if math.prod(lengths) * dtype.itemsize != size:
             raise MalformedFrame("an array has other bytes than its shape says")
-        flat = np.frombuffer(view, dtype) if len(view) else np.zeros(0, dtype)
+        flat = np.frombuffer(raw, dtype) if size else np.zeros(0, dtype)
         return flat.reshape(lengths[::-1]).T if order == "F" else flat.reshape(lengths)
 
 

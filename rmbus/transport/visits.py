@@ -19,7 +19,7 @@ from typing import Final
 from rmbus.errors import Broken, Closed, MalformedFrame, ProtocolError, RmbusError
 from rmbus.protocol import lane, messages
 from rmbus.protocol.lane import Buffer
-from rmbus.protocol.limits import MAX_PAYLOAD_BYTES
+from rmbus.protocol.limits import MAX_CREDIT, MAX_PAYLOAD_BYTES
 from rmbus.transport.lanes import FastLane
 from rmbus.transport.mirroring import TELL_S, Mirror
 from rmbus.transport.reactor import Reactor, Timer
@@ -27,6 +27,9 @@ from rmbus.transport.umbilical import Umbilical, close_all
 
 WORDS: Final = 0
 """Stands where the number of an edge would: what follows is a message of the umbilical, or nothing: its end."""
+
+BURST: Final = 64
+"""Messages of one lane that are sent on before others have their turn."""
 
 MAX_BEHIND_BYTES: Final = 4 * MAX_PAYLOAD_BYTES
 """What may wait for a process that does not read its lane."""
@@ -78,27 +81,45 @@ class Carried:
         self._is_closed = False
 
     def watch(self, arrived: Callable[[], None]) -> None:
-        """Call back when something has come on the lane, to have it `read`."""
+        """Call back when something has come on the lane, to have it `read`, and again while there is more."""
         self._reactor.add(self._end.source, arrived)
 
     def read(self) -> None:
-        """Send on what has come on the lane.
+        """Send on some of what has come on the lane: who sends without end delays others by no more than `BURST`.
 
         Raises:
             ProtocolError: that is no message.
         """
-        while not self._is_closed:
-            try:
-                message = self._end.receive()
-            except Closed:
-                self._reactor.remove(self._end.source)  # what has become of the other end, words will say
-                self._settle()
+        for _ in range(BURST):
+            if not self._send_on():
                 return
-            if message is None:
+
+    def read_out(self) -> None:
+        """Send on all that has come on the lane, whose other end sends no more than its window without an answer.
+
+        Raises:
+            ProtocolError: that is no message.
+        """
+        for _ in range(4 * MAX_CREDIT):  # with what is no frame
+            if not self._send_on():
                 return
-            if self.mirror.ends():
-                self._tell_counts()
-            self._send(lane.encode(message))
+
+    def _send_on(self) -> bool:
+        """Send on one message of the lane; whether there was one."""
+        if self._is_closed:
+            return False
+        try:
+            message = self._end.receive()
+        except Closed:
+            self._reactor.remove(self._end.source)  # what has become of the other end, words will say
+            self._settle()
+            return False
+        if message is None:
+            return False
+        if self.mirror.ends():
+            self._tell_counts()
+        self._send(lane.encode(message))
+        return True
 
     def deliver(self, parts: Sequence[memoryview]) -> None:
         """Pass on what has come from the far relay.
@@ -271,7 +292,7 @@ class Relay(ABC):
         """
         earlier = self._carried.get(edge)
         if earlier is not None:
-            earlier.read()
+            earlier.read_out()
             earlier.when_settled(earlier.close)
             if earlier.mirror is not mirror:
                 earlier.mirror.close()
@@ -292,7 +313,7 @@ class Relay(ABC):
         if carried is None:
             last()
             return
-        carried.read()
+        carried.read_out()
         self._tell_counts(edge, carried.mirror)
 
         def close() -> None:
@@ -316,7 +337,7 @@ class Relay(ABC):
                 last()
 
         for each in list(self._carried.values()):
-            each.read()
+            each.read_out()
             each.when_settled(one)
         for edge, each in list(self._carried.items()):
             self._tell_counts(edge, each.mirror)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from command import Command, finish
 from talking import Talk
 
+import rmbus
 from rmbus.errors import UnsupportedVersion
 from rmbus.protocol import messages
 from rmbus.shipping.content import pack_content
@@ -99,3 +101,24 @@ def test_the_tag_of_the_package_counts(host: Host, tmp_path: Path) -> None:
     log = host.log()
     assert "rmbus host: node far was refused: " in log
     assert f"packaged by {THEIRS}; this host runs {OURS}" in log
+
+
+def test_whoever_attaches_to_an_object(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What he gives to a call is pickled: he runs on the version that it was shipped by, or is refused."""
+    (tmp_path / "attachable.py").write_text("class Tool:\n    def double(self, n):\n        return 2 * n\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tool = importlib.import_module("attachable").Tool()
+    with rmbus.connect(host.address) as bus:
+        shipped = bus.ship(tool)
+        id = bus.nodes()[0]["id"]
+        with Talk(host.address) as talk:
+            assert talk.attach(id).id == id
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "version_info", (*NEXT, 0, "final", 0))
+            later = Talk(host.address)
+        with later, pytest.raises(UnsupportedVersion) as caught:
+            later.attach(id)
+        said = f"object {id} (attachable:Tool) was shipped by {OURS}, this client runs on {THEIRS}"
+        assert said in str(caught.value)
+        assert shipped.double(4) == 8
+    assert f"a client was refused: {said}" in host.log()

@@ -61,6 +61,10 @@ class Talk:
         start = messages.Start(session, 0, "far", "m:C", address, python, implementation)
         return self._client.ask(start, messages.Started, blob=state)
 
+    def attach(self, id: str) -> messages.Held:
+        """Hold an object that is there."""
+        return self._client.ask(messages.AttachObject(id), messages.Held)
+
     def drop(self, session: str = "0" * 16) -> None:
         """End a session."""
         self._client.ask(messages.Stop(session, drain=False), messages.Ok)

@@ -15,7 +15,7 @@ import zmq
 
 from rmbus.errors import HostError, RmbusError
 from rmbus.host.events import Events
-from rmbus.host.sessions import HostedSession
+from rmbus.host.hosted import HostedSession
 from rmbus.media import Data
 from rmbus.protocol import messages
 from rmbus.protocol.codec import pack

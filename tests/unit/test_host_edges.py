@@ -12,7 +12,7 @@ from hosting import FakeReactor, Process, edge_between, open_descriptors
 
 from rmbus.errors import HostError
 from rmbus.host.edges import HostedEdge, Wiring
-from rmbus.host.sessions import HostedSession
+from rmbus.host.hosted import HostedSession
 from rmbus.protocol import messages
 from rmbus.protocol.limits import FIRST_TOPIC_EDGE
 from rmbus.protocol.messages import Bridge, Gone, Grow, Input, Join, Mapped, Output, Usable

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from rmbus.errors import MalformedFrame, PackagingError
 from rmbus.shipping import returning
+from rmbus.shipping.pickling import OUTSIDE_BYTES
 
 ran: list[object] = []
 
@@ -158,6 +159,7 @@ def test_arrays(array: Any) -> None:
     found = back(array)
     assert (found == array).all()
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert found.flags.writeable or array.nbytes >= OUTSIDE_BYTES  # what lies beside is as those have it who hold it
     assert returning.dump([array])[0] == b"\x91" + returning.dump(array)[0]  # told alone as it is among others
 
 

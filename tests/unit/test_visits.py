@@ -146,6 +146,28 @@ def test_lanes_go_through(visiting: Visiting, kind: type[messages.Input]) -> Non
         assert arrived == [got(message) for message in sent]
 
 
+def test_a_lane_that_never_rests(visiting: Visiting) -> None:
+    """Of what a process sends without waiting for credit a part goes on at a time, in order; others have their turn."""
+    _, busy = visiting.edge(messages.Output, number=7)
+    there, here = visiting.edge(messages.Output, number=9)
+    count = 2 * visits.BURST + 3
+    for number in range(count):
+        assert busy.lane.send(lane.Message(lane.Type.FRAMES, number, b""))
+    assert here.lane.send(frames(body=b"another's"))
+    sent: list[int] = []
+    before = visiting.here._send
+
+    def noting(parts: Sequence[Buffer]) -> None:
+        sent.append(visits.unpack_number(parts[0]))
+        before(parts)
+
+    visiting.here._send = noting
+    assert got(visiting.until(there.lane.receive)) == got(frames(body=b"another's"))
+    assert 7 in sent
+    assert sent.index(9) <= visits.BURST
+    visiting.until(lambda: sent.count(7) == count)
+
+
 def test_memory_stays_where_it_is(visiting: Visiting) -> None:
     """A process that asks for memory that is shared is told that there is none; the host hears nothing of it."""
     visiting.process.send(messages.Grow("p", 4, 1000))
@@ -434,6 +456,21 @@ def test_too_many_that_have_not_come(door: Door, monkeypatch: pytest.MonkeyPatch
     assert door.claim(b"first", TOKEN, "a")
     first.close()
     second.close()
+
+
+def test_too_many_that_are_there(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is let in when one has gone."""
+    monkeypatch.setattr(gateway_visits, "MAX_VISITS", 1)
+    first = door.expect("first")
+    assert door.claim(b"first", TOKEN, "a")
+    second = door.expect("second")
+    with pytest.raises(Closed):
+        second.receive()
+    door.visits.lost(lambda place: place == "a")
+    third = door.expect("third")
+    assert door.claim(b"third", TOKEN, "a")
+    for each in (first, second, third):
+        each.close()
 
 
 def test_connections_that_are_lost(door: Door) -> None:
