@@ -165,8 +165,8 @@ class Gateway:
         """Listen for peers; return the address in force."""
         listener = open_socket(self._context, zmq.ROUTER, curve=curve, network=True)
         listener.bind(address)
-        hear_ends = self._watch(listener, self._disconnected)
-        self._reactor.add(listener, lambda: self._from_peers(listener, hear_ends))
+        self._watch(listener, self._disconnected)
+        self._reactor.add(listener, lambda: self._from_peers(listener))
         bound: bytes = listener.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return bound.rstrip(b"\0").decode()
 
@@ -267,10 +267,9 @@ class Gateway:
             if len(frames) > 1:
                 self._deliver(frames, dealer, None)
 
-    def _from_peers(self, listener: Socket, hear_ends: Callable[[], None]) -> None:
+    def _from_peers(self, listener: Socket) -> None:
         for frames in _drain(listener):
             if len(frames) == 4 and len(frames[1]) == 0:
-                hear_ends()  # of an earlier connection, whose descriptor this one may have: it was told before
                 self._opened(frames, Peer(listener, frames[0].bytes))
             elif len(frames) > 2:
                 peer = Peer(listener, frames[0].bytes)
@@ -314,17 +313,15 @@ class Gateway:
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
-    def _watch(self, opened: Socket, on_lost: Callable[[int], None]) -> Callable[[], None]:
-        """Call back with the descriptor of each connection that has ended; return what hears of those that have."""
+    def _watch(self, opened: Socket, on_lost: Callable[[int], None]) -> None:
         monitor = opened.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
-        def hear() -> None:
-            with contextlib.suppress(zmq.Again):
-                while True:
-                    on_lost(int(recv_monitor_message(monitor, zmq.DONTWAIT)["value"]))
+        def happened() -> None:
+            event = recv_monitor_message(monitor)
 
-        self._reactor.add(monitor, hear)
-        return hear
+            on_lost(int(event["value"]))
+
+        self._reactor.add(monitor, happened)
 
     def _disconnected(self, connection: int) -> None:
         routes = self._connections.pop(connection, set())

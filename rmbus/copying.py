@@ -30,7 +30,7 @@ def copy_into(room: memoryview, data: Buffer) -> None:
         ValueError: there is room for more or fewer.
     """
     size = len(data)
-    if size >= LARGE_BYTES and is_behind(address(_bytes(room)), address(_bytes(data))):
+    if LARGE_BYTES <= size == len(room) and is_behind(address(_bytes(room)), address(_bytes(data))):
         view = memoryview(data)
         for at in range(0, size, _PIECE):
             room[at : at + _PIECE] = view[at : at + _PIECE]

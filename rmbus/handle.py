@@ -45,9 +45,9 @@ class Handle:
         self._opening = threading.Lock()
         self._callers: list[Caller] = []  # one, when something has been asked
         weakref.finalize(self, _leave_beside, self._callers)
-        self._room: SimpleQueue[None] = SimpleQueue()  # a semaphore whose hands are quick: one item is one call's room
+        self._room: SimpleQueue[bool] = SimpleQueue()  # a semaphore whose hands are quick: one item is one call's room
         for _ in range(WINDOW):
-            self._room.put(None)
+            self._room.put(True)
         self._room_async = asyncio.Semaphore(WINDOW)
         self._waiting: Waiting | None = None
 
@@ -101,12 +101,14 @@ class Handle:
         """
         pickled = pickling.dump_arguments(value)
         caller = self.caller()
-        room = self._room.get()
+        has_room = False
         try:
+            has_room = self._room.get()
             answers = caller.ask(word, name, pickled, window=ITEMS, limit_s=limit_s)
             reply = self.wait(caller, answers, None if limit_s is None else limit_s + LATE_S)
         finally:
-            self._room.put(room)
+            if has_room:
+                self._room.put(True)
         if reply.word == "flow":
             return Items(self, caller, answers)
         return self.read(reply)

@@ -296,8 +296,7 @@ class Caller(Ends):
             answers.is_over = True
             del self._asked[reply.call]
         answers.replies.append(reply)
-        if answers.on_come is not None:
-            answers.on_come()
+        _tell(answers)
 
     def _fail(self, error: RmbusError) -> None:
         """Nothing more comes."""
@@ -306,8 +305,7 @@ class Caller(Ends):
         asked, self._asked = self._asked, {}
         for answers in asked.values():
             answers.is_over = True
-            if answers.on_come is not None:
-                answers.on_come()
+            _tell(answers)
 
     def _without_producer(self, edge: int) -> None:
         super()._without_producer(edge)
@@ -365,6 +363,13 @@ class Caller(Ends):
 
     def _cut(self, reason: str) -> None:
         self._fail(HostError(f"the host {self._host} is gone: {reason}", host=self._host))
+
+
+def _tell(answers: Answers) -> None:
+    """Tell whoever waits; he may just be leaving."""
+    on_come = answers.on_come
+    if on_come is not None:
+        on_come()
 
 
 def _failed(event: messages.NodeEvent, name: str, host: str) -> NodeError:

@@ -86,7 +86,10 @@ class ObjectLoop(Ends):
     # --- orders, called through the reactor --------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End when what was asked before is answered."""
+        """End when what was asked before is answered: what lies on the lanes is read first."""
+        for link in self._inputs:
+            if link.edge in self._lanes_in:
+                self._read_out(link, self._lanes_in[link.edge])
         self._is_over = True
 
     def cancel(self, caller: str, call: int) -> None:

@@ -192,11 +192,16 @@ class OutputPort:
             return False
         if base is not self._base:
             self._base, self._num, self._den = base, base.numerator, base.denominator
-        header = (kind, self._seq, self._turn, pts, self._num, self._den, captured_ns, None)
         if size > INLINE_BYTES:
-            held = self._lendable(array) if held is None else held
+            if held is None:
+                held = self._lendable(array)
+                if not self._is_clear(form):  # for the host may have been waited for, and others have sent meanwhile
+                    return False
             if held is None or held.place.size != size or not all(link.may_lend(held) for link in links):
                 return False
+        header = (kind, self._seq, self._turn, pts, self._num, self._den, captured_ns, None)
+        if size > INLINE_BYTES:
+            assert held is not None
             frame = pack_frame((0, *header, held.place))
             for link in links:
                 link.lend_at_once(frame, held)
@@ -219,16 +224,18 @@ class OutputPort:
             return False
         extra, payload = values.dump(frame.value)
         size, base = len(payload), frame.time_base
+        held = self.room(size) if size > INLINE_BYTES else None
+        if held is None:
+            if size > INLINE_BYTES:
+                return False
+        elif not (self._is_clear(form) and all(link.may_lend(held) for link in self.links)):
+            return False  # the host may have been waited for, and others have sent meanwhile
         header = (_DATA, self._seq, self._turn, frame.pts, base.numerator, base.denominator, frame.captured_ns, extra)
-        if size <= INLINE_BYTES:
-            held = None
+        if held is None:
             data = encode_frame(named(Header, header), payload if type(payload) is bytes else bytes(payload))
             for link in self.links:
                 link.send_at_once(data, size)
         else:
-            held = self.room(size)
-            if held is None or not all(link.may_lend(held) for link in self.links):
-                return False
             held.write(payload)
             self._words[counters.Node.COPIED] += size
             data = pack_frame((0, *header, held.place))

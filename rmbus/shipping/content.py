@@ -21,8 +21,8 @@ MAX_ARCHIVE_BYTES: Final = MAX_PACKAGE_BYTES + MAX_MANIFEST_BYTES + 16 * 1024 * 
 
 def python_tag(implementation: str | None = None, version: tuple[int, int] | None = None) -> str:
     """Return implementation and minor version of a Python, by default of this one, as in `cpython-3.11`."""
-    major, minor = version or sys.version_info[:2]
-    return f"{implementation or sys.implementation.name}-{major}.{minor}"
+    major, minor = sys.version_info[:2] if version is None else version
+    return f"{sys.implementation.name if implementation is None else implementation}-{major}.{minor}"
 
 
 def pack_content(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from attrs import frozen
@@ -27,6 +27,7 @@ else:
 OUTSIDE_BYTES: Final = 4096
 """A buffer from this size on lies beside the pickle of arguments."""
 
+_CALL: Final = [tuple, dict]
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 HEAVY_BYTES: Final = 1_000_000
@@ -114,8 +115,11 @@ def _is_plain(value: object) -> bool:
     """Whether it is nothing, or arguments that the standard pickler, which is quicker, writes as cloudpickle does."""
     if type(value) is not tuple:
         return value is None
-    given, named = cast("tuple[tuple[Any, ...], dict[str, Any]]", value)
-    for each in (*given, *named.values()) if named else given:
+    pair: tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]  # of whatever is given
+    if [*map(type, pair)] != _CALL:
+        return False  # an attribute, or a state, may be a tuple too
+    parts: tuple[Any, ...] = (*pair[0], *pair[1], *pair[1].values()) if pair[1] else pair[0]
+    for each in parts:
         if type(each) is np.ndarray:
             if each.dtype.hasobject or whole(each) is not NotImplemented:
                 return False

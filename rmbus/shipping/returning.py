@@ -62,15 +62,14 @@ def dump(value: object) -> tuple[bytes, list[memoryview]]:
     Raises:
         PackagingError: something in it cannot go back; the message names its type.
     """
-    kind = type(value)
-    if kind is np.ndarray:
-        told = _small_array(cast("np.ndarray[Any, Any]", value))
-        if told is not None:
-            return told, []
-    elif kind in _PLAIN and (kind is not int or -_WORD <= value < _WORD):  # type: ignore[operator]  # it is an int
-        return msgpack.packb(value), []
-    writer = _Writer()
+    kind, writer = type(value), _Writer()
     try:
+        if kind is np.ndarray:
+            told = _small_array(cast("np.ndarray[Any, Any]", value))
+            if told is not None:
+                return told, []
+        elif kind in _PLAIN and (kind is not int or -_WORD <= value < _WORD):  # type: ignore[operator]  # it is an int
+            return msgpack.packb(value), []
         return writer.pack(value), writer.buffers
     except Exception as error:  # `__getstate__` is the user's code and may raise anything
         raise PackagingError(f"a value of type {type(value).__qualname__} cannot be returned: {error}") from error

@@ -7,6 +7,7 @@ with it in between. Nothing is called back in another thread.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -121,6 +122,7 @@ class Reactor:
         """Make one round: run what is due; with `wait`, until something is. Whether anything was."""
         served = self._serve_sockets() if self._sockets else False
         found = self._epoll.poll(self._timeout_s() if wait and not served else 0)
+        self._is_stale = False
         return self._serve_found(found) or served
 
     def wait(self, timeout_s: float | None = None) -> list[tuple[int, int]]:
@@ -129,6 +131,7 @@ class Reactor:
 
     def serve(self, found: list[tuple[int, int]]) -> None:
         """Serve what `wait` has found, and all ZeroMQ sockets; what is not there any more is left out."""
+        self._is_stale = False
         if self._sockets:
             self._serve_sockets()
         self._serve_found(found)
@@ -136,7 +139,6 @@ class Reactor:
     def _serve_found(self, found: list[tuple[int, int]]) -> bool:
         """Call back for descriptors that have something, and for timers; whether there was one."""
         served = False
-        self._is_stale = False
         for descriptor, events in found:
             served = True
             if self._is_stale:
@@ -183,6 +185,7 @@ class Reactor:
         return ran
 
     def _woken(self) -> None:
-        os.eventfd_read(self._wake)
+        with contextlib.suppress(BlockingIOError):  # whoever served in between has read it
+            os.eventfd_read(self._wake)
         while self._calls:
             self._calls.popleft()()

@@ -478,6 +478,32 @@ def test_several_threads(scripts: Scripts) -> None:
     assert said == [[]]
 
 
+def test_what_was_asked_before_the_release_is_answered(scripts: Scripts) -> None:
+    """Calls that wait behind another are, whoever releases it; an attribute may be a tuple of any length."""
+    said = run(
+        scripts,
+        """
+        answers = [None] * 6
+        def ask(number):
+            answers[number] = counter.parts(number) if number else counter.slow(0.4)
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        counter.size = (640, 480)
+        say(counter.size)
+        threads[0].start()
+        time.sleep(0.1)
+        for thread in threads[1:]:
+            thread.start()
+        time.sleep(0.1)
+        with rmbus.connect(bus.address) as another:
+            another.release(another.attach(bus.nodes()[0]["id"]))
+            for thread in threads:
+                thread.join()
+        say([each and each.parts for each in answers])
+        """,
+    )
+    assert said == [[640, 480], [None, [1], [2], [3], [4], [5]]]
+
+
 def test_code_that_fails_as_it_starts(scripts: Scripts) -> None:
     """What `initialize` raises is raised where it was shipped; `cleanup` runs at the end."""
     (scripts.folder / "starting.py").write_text(

@@ -234,6 +234,16 @@ def test_standard_pickle_reads_it() -> None:
     assert pickle.loads(pickling.dumps(obj("Node", k=3))).k == 3
 
 
+def test_a_pair_that_holds_code() -> None:
+    """It is an attribute's value, and no arguments."""
+    data, buffers = pickling.dump_arguments(({lambda: 7: 1}, {}))
+    (function,) = pickling.load_arguments(data, buffers)[0]
+    assert function() == 7
+    data, buffers = pickling.dump_arguments(((), {lambda: 7: 1}))
+    (function,) = pickling.load_arguments(data, buffers)[1]
+    assert function() == 7
+
+
 class Named(np.ndarray[Any, Any]):
     """An array of the user's own class."""
 
@@ -245,13 +255,20 @@ class Named(np.ndarray[Any, Any]):
         ((), {}),
         ((1, 2.5, 3j, "a", b"b", None, True), {"k": 1 << 80}),
         (([1, {"a": (2,)}], {3}), {}),
+        (),
+        (5,),
+        (640, 480),
+        (1, 2, 3),
+        ((1, 2), (3, 4)),
+        ({"k": 1}, None),
+        ((1,), {(2, 3): 4}),
         ((len, lambda x: x + 1), {}),
     ],
 )
 def test_arguments_arrive_as_they_were_given(given: Any) -> None:
     data, buffers = pickling.dump_arguments(given)
     found = pickling.load_arguments(data, buffers)
-    if given is not None and given[0][:1] == (len,):
+    if given is not None and len(given) == 2 and type(given[0]) is tuple and given[0][:1] == (len,):
         assert (found[0][0], found[0][1](2)) == (len, 3)
     else:
         assert found == given

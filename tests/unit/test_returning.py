@@ -276,3 +276,10 @@ def test_any_bytes(data: bytes) -> None:
     """They make a value, or one of two errors."""
     with contextlib.suppress(MalformedFrame, PackagingError):
         returning.load(data)
+
+
+@pytest.mark.parametrize("value", ["\udc80", ["\udc80"]])
+def test_text_that_is_none(value: Any) -> None:
+    """A name of a file that is no UTF-8, say, is refused like anything else that cannot go back."""
+    with pytest.raises(PackagingError, match="cannot be returned"):
+        returning.dump(value)
