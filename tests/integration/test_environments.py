@@ -396,8 +396,8 @@ def test_no_interpreter_fits(tmp_path: Path) -> None:
     """Code of another version is refused before it is loaded; the versions of both sides are named."""
     text = """
         import types
-        from rmbus import session
-        session.sys = types.SimpleNamespace(**{**vars(sys), "version_info": (3, 5, 1)})
+        from rmbus import runs
+        runs.sys = types.SimpleNamespace(**{**vars(sys), "version_info": (3, 5, 1)})
         show(Numbers() >> Fruit().options(on=sys.argv[1]) >> Print(), "fruit")
     """
     with Daemon(tmp_path) as host:
