@@ -101,16 +101,22 @@ class Handle:
         """
         pickled = pickling.dump_arguments(value)
         caller = self.caller()
+        answers = Answers(ITEMS)
         has_room = False
         try:
             has_room = self._room.get()
-            answers = caller.ask(word, name, pickled, window=ITEMS, limit_s=limit_s)
-            reply = self.wait(caller, answers, None if limit_s is None else limit_s + LATE_S)
+            caller.ask(answers, word, name, pickled, limit_s=limit_s)
+            reply = caller.wait(answers, None if limit_s is None else limit_s + LATE_S)
+            if reply.word == "flow":
+                return Items(self, caller, answers)
+        except RmbusError:
+            raise
+        except BaseException:  # its time is over, or a signal: nobody waits any more
+            caller.cancel(answers)
+            raise
         finally:
             if has_room:
                 self._room.put(True)
-        if reply.word == "flow":
-            return Items(self, caller, answers)
         return self.read(reply)
 
     def run(self, name: str, *args: object, limit_s: float | None = None) -> Any:
@@ -124,21 +130,29 @@ class Handle:
         try:
             for item in items:
                 pickled = pickling.dump_arguments(((item,), _NO_NAMES))
-                under_way.append(caller.ask("call", name, pickled))
+                under_way.append(Answers())
+                caller.ask(under_way[-1], "call", name, pickled)
                 if len(under_way) >= AHEAD:
-                    yield self.read(self.wait(caller, under_way.popleft()))
+                    yield self._next(caller, under_way)
             while under_way:
-                yield self.read(self.wait(caller, under_way.popleft()))
+                yield self._next(caller, under_way)
         finally:
             for answers in under_way:
                 caller.cancel(answers)
+
+    def _next(self, caller: Caller, under_way: deque[Answers]) -> Any:
+        """Wait for the first of what is under way; it stays there where the wait is interrupted."""
+        reply = caller.wait(under_way[0])
+        under_way.popleft()
+        return self.read(reply)
 
     async def do_async(self, word: str, name: str = "", value: object = None) -> Any:
         """Do what `do` does, awaited; an async iterator where items come. Cancelled, it is stopped at the far end."""
         pickled = pickling.dump_arguments(value)
         async with self._room_async:
             waiting = await self._waiting_in_loop()
-            answers = waiting.caller.ask(word, name, pickled, window=ITEMS)
+            answers = Answers(ITEMS)
+            waiting.caller.ask(answers, word, name, pickled)
             reply = await waiting.reply(answers)
         if reply.word == "flow":
             return self._items_async(waiting, answers)
@@ -181,16 +195,6 @@ class Handle:
             traceback_text=reply.traceback,
         )
 
-    def wait(self, caller: Caller, answers: Answers, timeout_s: float | None = None) -> Reply:
-        """Return the next reply to a call; whoever is interrupted meanwhile waits for it no more."""
-        try:
-            return caller.wait(answers, timeout_s)
-        except RmbusError:
-            raise
-        except BaseException:  # a signal: nobody waits any more
-            caller.cancel(answers)
-            raise
-
 
 class Items(Iterator[Any]):
     """The items of a stream as they come; each that is taken lets another come. `close` ends it at the far end too."""
@@ -204,13 +208,17 @@ class Items(Iterator[Any]):
         if not self._end.alive:
             raise StopIteration
         try:
-            reply = self._handle.wait(self._caller, self._answers)
+            reply = self._caller.wait(self._answers)
             if reply.word != "end":
                 value = self._handle.read(reply)
                 if next(self._taken) % (ITEMS // 2) == 0 and not self._answers.is_over:
                     self._caller.ask_more(self._answers, ITEMS // 2)
                 return value
-        except BaseException:
+        except RmbusError:
+            self.close()
+            raise
+        except BaseException:  # a signal: nobody waits any more
+            self._caller.cancel(self._answers)
             self.close()
             raise
         self._end.detach()

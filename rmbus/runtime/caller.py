@@ -45,15 +45,19 @@ Pickled = tuple[bytes, list[memoryview]]
 class Answers:
     """What has been answered to one call and not been taken yet.
 
+    Args:
+        window: how many items may come, if any do.
+
     Attributes:
+        call: its number, 0 until it is asked.
         on_come: called, in whatever thread serves, when something has come or nothing more will; None: nobody waits.
     """
 
     __slots__ = ("call", "is_flow", "is_over", "on_come", "replies", "room")
 
-    def __init__(self, call: int, window: int) -> None:
-        self.call = call
-        self.room = window  # items that may come
+    def __init__(self, window: int = 0) -> None:
+        self.call = 0
+        self.room = window
         self.replies: deque[Reply] = deque()
         self.on_come: Callable[[], object] | None = None
         self.is_flow = self.is_over = False
@@ -116,13 +120,19 @@ class Caller(Ends):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def ask(
-        self, word: str, name: str = "", value: Pickled = (b"", []), *, window: int = 0, limit_s: float | None = None
-    ) -> Answers:
+        self,
+        answers: Answers,
+        word: str,
+        name: str = "",
+        value: Pickled = (b"", []),
+        *,
+        limit_s: float | None = None,
+    ) -> None:
         """Ask something; what comes of it is waited for with `wait`.
 
         Args:
-            word, name: see `Request`. value: a pickle and its buffers. window: of items, if they come.
-            limit_s: how long the user's code may take.
+            answers: new ones, so that whoever is interrupted in here has what to cancel.
+            word, name: see `Request`. value: a pickle and its buffers. limit_s: how long the user's code may take.
 
         Raises:
             NodeError, HostError: the object, or its host, is gone.
@@ -131,10 +141,9 @@ class Caller(Ends):
         data, buffers = value
         arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
         with self._lock:
-            call = self._numbers = self._numbers + 1
-            self._send(named(Request, (call, word, name, limit_ms, window, data, arrays)))
-            answers = self._asked[call] = Answers(call, window)
-        return answers
+            call = answers.call = self._numbers = self._numbers + 1
+            self._send(named(Request, (call, word, name, limit_ms, answers.room, data, arrays)))
+            self._asked[call] = answers
 
     def ask_more(self, answers: Answers, number: int) -> None:
         """Take so many items more."""
@@ -148,7 +157,9 @@ class Caller(Ends):
             self._send(Request(answers.call, "close"))
 
     def cancel(self, answers: Answers) -> None:
-        """Wait for a call no more: it is stopped at the far end."""
+        """Wait for a call no more: it is stopped at the far end, also where it has not arrived there yet."""
+        if not answers.call:
+            return
         with contextlib.suppress(RmbusError):  # then it has been
             self._umbilical.send(messages.Cancel(answers.call))
 

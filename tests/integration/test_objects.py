@@ -456,6 +456,33 @@ def test_ctrl_c_stops_the_call(scripts: Scripts) -> None:
     assert (status, said) == (0, ["was stopped", 6])
 
 
+@everywhere
+@pytest.mark.parametrize("method", ["OutputPort.send", "Caller.ask", "Caller.wait"])
+def test_ctrl_c_at_the_worst_moment(scripts: Scripts, method: str) -> None:
+    """A call that has been asked is stopped at the far end, wherever on its way the caller was interrupted."""
+    said = run(
+        scripts,
+        f"""
+        from rmbus.runtime.caller import Caller
+        from rmbus.runtime.outputs import OutputPort
+        counter.add(1)
+        done = {method}
+        def interrupted(self, *args, **named):
+            {method} = done
+            done(self, *args, **named)
+            raise KeyboardInterrupt
+        for words in range(2):
+            {method} = interrupted
+            try:
+                counter.{"add(1)" if method == "Caller.wait" else "endless()"}
+            except KeyboardInterrupt:
+                say([len(bus.nodes()), counter.double > 0])
+        say(counter.name)
+        """,
+    )
+    assert said == [[1, True], [1, True], "first" if method == "Caller.wait" else "was stopped"]
+
+
 def test_several_threads(scripts: Scripts) -> None:
     """Each gets its own answers, whoever of them serves the edges."""
     said = run(
