@@ -331,11 +331,9 @@ def test_ctrl_c_ends_a_film_with_130(rmbus_: Command, film: Path) -> None:
     """Nothing of the run is left, and no film that looks whole."""
     process = rmbus_.start("run", "some_nodes.py:Slow", "-i", "in.mp4", "-o", "out.mp4")
     wait_for(process, "inverting")
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     done = finish(process)
     assert done.returncode == 130
-    assert time.monotonic() - began < 4
     assert "rmbus: interrupted" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (rmbus_.folder / "out.mp4").exists()
