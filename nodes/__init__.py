@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rmbus.nodes.files import MediaReader, MediaWriter
     from rmbus.nodes.files import MediaReader as MediaReaderNode
     from rmbus.nodes.files import MediaWriter as MediaWriterNode
+    from rmbus.nodes.filters import Convert, Crop, Filter, FrameRate, Normalize, Pad, Resample, Rotate, Scale
     from rmbus.nodes.flow import Buffer, Map, PassThrough
     from rmbus.nodes.flow import Buffer as BufferNode
     from rmbus.nodes.flow import PassThrough as PassThroughNode
     from rmbus.nodes.serialized import SerializedClassExecutor
     from rmbus.nodes.serialized import SerializedClassExecutor as SerializedClassExecutorNode
+    from rmbus.nodes.sound import Chunk, Gain, LevelMeter, VoiceActivity
     from rmbus.nodes.text import TextProcessor
     from rmbus.nodes.text import TextProcessor as TextProcessorNode
     from rmbus.nodes.video import TestPattern
@@ -27,20 +29,33 @@ __all__ = [
     "BufferNode",
     "Calculator",
     "CalculatorNode",
+    "Chunk",
     "CodeExecutor",
     "CodeExecutorNode",
+    "Convert",
+    "Crop",
+    "Filter",
+    "FrameRate",
+    "Gain",
+    "LevelMeter",
     "Map",
     "MediaReader",
     "MediaReaderNode",
     "MediaWriter",
     "MediaWriterNode",
+    "Normalize",
+    "Pad",
     "PassThrough",
     "PassThroughNode",
+    "Resample",
+    "Rotate",
+    "Scale",
     "SerializedClassExecutor",
     "SerializedClassExecutorNode",
     "TestPattern",
     "TextProcessor",
     "TextProcessorNode",
+    "VoiceActivity",
 ]
 
 

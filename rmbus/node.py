@@ -365,8 +365,8 @@ def _ports_of(cls: type[Node]) -> Ports:
     declared: dict[str, object] = {}
     for each in reversed(cls.__mro__):
         declared.update({name: value for name, value in vars(each).items() if name in declared or _is_port(value)})
-    inputs = {name: port for name, port in declared.items() if isinstance(port, Input)}
-    outputs = {name: port for name, port in declared.items() if isinstance(port, Output)}
+    inputs = {port.name: port for port in declared.values() if isinstance(port, Input)}
+    outputs = {port.name: port for port in declared.values() if isinstance(port, Output)}
     call = call_of(cls)
     if not inputs and not outputs:
         return Ports({"in": _named(Input(), "in")} if call.frame else {}, {"out": _named(Output(), "out")})

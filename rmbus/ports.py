@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import keyword
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
@@ -29,6 +30,8 @@ LENDER: Final = "_rmbus_lender"
 class Port:
     """A named input or output. `node.video` is the port `video` of that node; `Class.video` belongs to no node.
 
+    A port whose name is a word of Python's is declared with an underscore behind it: `in_ = Input()` is the port `in`.
+
     Attributes:
         name: its name on the node.
         node: the node that it belongs to, or None.
@@ -43,7 +46,8 @@ class Port:
         self.node: Node | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        bare = name.removesuffix("_")
+        self.name = bare if keyword.iskeyword(bare) else name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Self:
         return self if instance is None else self.of(instance)

@@ -19,8 +19,10 @@ from collections.abc import (
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
+from rmbus.errors import FormatError
+from rmbus.formats import fits, kind, show
 from rmbus.framing import bare
-from rmbus.media import Frame, VideoFrame, now_ns
+from rmbus.media import Data, Frame, VideoFrame, now_ns
 from rmbus.node import LENDER, Node, Ports, call_of, ports
 from rmbus.protocol.frames import Kind
 from rmbus.protocol.limits import INLINE_BYTES
@@ -57,6 +59,8 @@ class Invoker:
         if how == "rest":
             how = "second" if len(self.ports.inputs) > 1 else "no"
         self._how = how
+        self._declared = {name: port.format for name, port in self.ports.inputs.items() if port.format is not Any}
+        self._fitting: dict[str, object] = {}
         self._converter = Converter(node, self.ports)
         self._loop: EventLoop | None = None
         self._lent: deque[Emission] = deque()
@@ -112,7 +116,7 @@ class Invoker:
             What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
-        if self._how != "no":
+        if self._how != "no" or self._declared:
             result = self._call_process(frame, port)
         else:  # as most do
             self._origin = frame
@@ -241,6 +245,8 @@ class Invoker:
         return self._loop
 
     def _call_process(self, frame: Frame, port: str) -> Any:
+        if self._declared and self._fitting.get(port, self) is not frame.format:
+            self._check(port, frame)
         self._origin = frame
         how = self._how
         self._leave()
@@ -252,6 +258,21 @@ class Invoker:
             return self.node.process(frame, port=port)
         finally:
             self._enter()
+
+    def _check(self, port: str, frame: Frame) -> None:
+        """Refuse a frame that an input does not take; each format is looked at once.
+
+        Raises:
+            FormatError: input, node, and what differs.
+        """
+        declared = self._declared.get(port, Any)
+        if isinstance(frame, Data):
+            misfit = None if kind(declared) in ("any", "data") else f"a {type(frame.value).__name__} came"
+        else:
+            misfit = fits(frame.format, declared)
+        if misfit is not None:
+            raise FormatError(f"input {port!r} of {self.node.name} takes {show(declared)}: {misfit}")
+        self._fitting[port] = frame.format
 
     def _run(self, result: Any) -> None:
         """Finish what a call of the user's code has begun, if it is async or a generator; what it gives is not used."""

@@ -115,6 +115,44 @@ def test_kinds_of_process(cls: type[Node], expected: list[object]) -> None:
     assert values(given(cls())) == expected
 
 
+class Takes(Node):
+    pictures = Input(Video("rgb24"))
+    sound = Input(Audio(rate=48_000))
+    numbers = Input(int)
+    whatever = Input()
+    out = Output()
+
+    def process(self, frame: Frame, port: str) -> Any:
+        return port
+
+
+def sound(rate: int) -> AudioFrame:
+    return AudioFrame(np.zeros((1, 4), np.float32), rate)
+
+
+@pytest.mark.parametrize(
+    ("frame", "port", "words"),
+    [
+        (VideoFrame(PICTURE), "sound", "takes Audio(rate=48000): the kind differs: video is offered, audio is wanted"),
+        (VideoFrame(PICTURE), "numbers", "takes int: the kind differs: video is offered, data is wanted"),
+        (VideoFrame(PICTURE, "bgr24"), "pictures", "takes Video(rgb24): pixels differs: bgr24 is offered, rgb24 is"),
+        (sound(44_100), "sound", "takes Audio(rate=48000): rate differs: 44100 is offered, 48000 is wanted"),
+        (Packet(b"1", "h264", key=True), "pictures", "the kind differs: encoded is offered, video is wanted"),
+        (Data([1]), "pictures", "takes Video(rgb24): a list came"),
+    ],
+)
+def test_an_input_refuses_what_it_does_not_take(frame: Frame, port: str, words: str) -> None:
+    """Also in mid-stream, when a frame of another format comes after good ones."""
+    with Caller(Takes()) as caller:
+        for good, its_port in ((VideoFrame(PICTURE), "pictures"), (sound(48_000), "sound"), (Data(1), "numbers")):
+            assert [each.value.value for each in caller.process(good, its_port)] == [its_port]  # type: ignore[union-attr]
+        with pytest.raises(FormatError) as caught:
+            caller.process(frame, port)
+        assert str(caught.value).startswith(f"input {port!r} of takes takes ")
+        assert words in str(caught.value)
+        assert caller.process(frame, "whatever")
+
+
 def test_plain_function_runs_at_the_call() -> None:
     """A plain function has run when `process` returns; a generator runs as it is pulled, value by value."""
     seen: list[str] = []

@@ -92,6 +92,26 @@ def test_port_of_a_node() -> None:
     assert node["boxes"].format == list[int]
 
 
+def test_a_port_named_by_a_word_of_pythons() -> None:
+    """It is declared with an underscore behind it; other names keep theirs."""
+
+    class Halves(Node):
+        in_ = Input(Video())
+        out_ = Output(Video())
+
+        def process(self, frame: Any) -> Any:
+            return frame
+
+    class More(Halves):
+        in_ = Input(Audio())
+
+    assert (list(ports(Halves).inputs), list(ports(Halves).outputs)) == (["in"], ["out_"])
+    node = More()
+    assert node["in"] == node.in_
+    assert node.in_.format == Audio()
+    assert str(Source() >> node >> Plain()).count("more.in ") == 1
+
+
 def test_undeclared_ports_by_name() -> None:
     """Ports that are there by default are reached by their names."""
     node = Plain()
