@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rmbus.nodes.files import MediaReader as MediaReaderNode
     from rmbus.nodes.files import MediaWriter as MediaWriterNode
     from rmbus.nodes.filters import Convert, Crop, Filter, FrameRate, Normalize, Pad, Resample, Rotate, Scale
-    from rmbus.nodes.flow import Buffer, Map, PassThrough
+    from rmbus.nodes.flow import Buffer, Map, Merge, PassThrough, Select, Throttle
     from rmbus.nodes.flow import Buffer as BufferNode
     from rmbus.nodes.flow import PassThrough as PassThroughNode
     from rmbus.nodes.serialized import SerializedClassExecutor
     from rmbus.nodes.serialized import SerializedClassExecutor as SerializedClassExecutorNode
-    from rmbus.nodes.sound import Chunk, Gain, LevelMeter, VoiceActivity
+    from rmbus.nodes.sound import Chunk, Gain, LevelMeter, Tone, VoiceActivity
     from rmbus.nodes.text import TextProcessor
     from rmbus.nodes.text import TextProcessor as TextProcessorNode
     from rmbus.nodes.video import TestPattern
@@ -43,6 +43,7 @@ __all__ = [
     "MediaReaderNode",
     "MediaWriter",
     "MediaWriterNode",
+    "Merge",
     "Normalize",
     "Pad",
     "PassThrough",
@@ -50,11 +51,14 @@ __all__ = [
     "Resample",
     "Rotate",
     "Scale",
+    "Select",
     "SerializedClassExecutor",
     "SerializedClassExecutorNode",
     "TestPattern",
     "TextProcessor",
     "TextProcessorNode",
+    "Throttle",
+    "Tone",
     "VoiceActivity",
 ]
 

@@ -144,6 +144,25 @@ class Demuxer:
             self._rate = self._video.average_rate or self._video.guessed_rate
             self._filter = _in_band(self._video) if "packets" in wanted else None
 
+    @property
+    def begin(self) -> Fraction:
+        """The time of the film's beginning, by its own clock, in seconds."""
+        return Fraction(self._container.start_time or 0, av.time_base)
+
+    def seek(self, time: Fraction) -> None:
+        """Go on at the last place before a time from which everything can be decoded.
+
+        Args:
+            time: by the film's own clock, in seconds.
+
+        Raises:
+            FormatError: nothing can be sought in it: it is a stream, say.
+        """
+        try:
+            self._container.seek(int(time * av.time_base))
+        except FFmpegError as error:
+            raise FormatError(f"{self._url}: FFmpeg cannot go to {float(time):g} s: {error.strerror}") from error
+
     def frames(self) -> Iterator[tuple[str, Frame]]:
         """Yield a port and a frame, in the order in which the film holds them."""
         streams = [stream for stream in (self._video, self._audio) if stream is not None]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
+from rmbus.configuration import FOLDER
 from rmbus.errors import PipelineError
 from rmbus.formats import Audio, Encoded, Video
 from rmbus.media import Frame
@@ -13,6 +17,7 @@ from rmbus.node import Input, Node, Output
 from rmbus.nodes.demuxing import Demuxer, MediaInfo, describe, open_film
 from rmbus.nodes.muxing import Choices, Muxer
 from rmbus.nodes.pace import Pace
+from rmbus.nodes.playing import Part, Playback
 
 _RUNNING = ("_film", "_pace")
 
@@ -20,7 +25,9 @@ _RUNNING = ("_film", "_pace")
 def _place(url: str | os.PathLike[str], format: str | None) -> str:
     """Return a path that means the same in another folder; addresses and devices as they are."""
     text = os.fspath(url)
-    return text if format is not None or "://" in text else os.path.abspath(os.path.expanduser(text))
+    if format is not None or "://" in text:
+        return text
+    return os.path.abspath(os.path.join(FOLDER.get(), os.path.expanduser(text)))
 
 
 class _WithFilm(Node):
@@ -37,6 +44,9 @@ class MediaReader(_WithFilm):
 
     Args:
         url: a path or an address.
+        start_s: where to begin, in seconds from the film's beginning; times then count from there.
+        duration_s: for how long, in seconds; None: to its end.
+        loop: begin again at the end, with times that go on.
         realtime: frames come at the speed of their own clock, not as fast as they can.
         pixels: pictures are converted to these.
         format: FFmpeg's name of the container or device, where it cannot be told: "v4l2", "lavfi".
@@ -54,12 +64,20 @@ class MediaReader(_WithFilm):
         self,
         url: str | os.PathLike[str],
         *,
+        start_s: float = 0,
+        duration_s: float | None = None,
+        loop: bool = False,
         realtime: bool = False,
         pixels: str = "rgb24",
         format: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
+        if not 0 <= start_s < math.inf:
+            raise ValueError(f"start_s is a time from 0 on, in seconds, not {start_s}")
+        if duration_s is not None and not 0 < duration_s < math.inf:
+            raise ValueError(f"duration_s is a time above 0, in seconds, not {duration_s}")
         self.url = _place(url, format)
+        self.part = Part(Fraction(start_s), None if duration_s is None else Fraction(duration_s), loop)
         self.realtime = realtime
         self.pixels = pixels
         self.format = format
@@ -85,7 +103,8 @@ class MediaReader(_WithFilm):
         """
         joined = frozenset(getattr(self, "joined_outputs", ("video", "audio", "packets")))
         self._pace = Pace()
-        self._film = Demuxer(self.url, joined, self.pixels, self.format, self.film_options)
+        film = partial(Demuxer, self.url, joined, self.pixels, self.format, self.film_options)
+        self._film = Playback(film, self.part)
 
     def process(self) -> Iterator[tuple[Output, Frame] | None]:
         """Yield the frames of the outputs that are joined; None now and then while it waits for the time of one."""

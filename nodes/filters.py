@@ -20,8 +20,6 @@ Method = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 class _Filtering(Node):
     """A node around a chain of filters. What they hold is not part of its state."""
 
-    deterministic = True
-
     @abstractmethod
     def steps(self, form: Video | Audio) -> Steps:
         """Return the filters for frames of a format."""
@@ -76,6 +74,8 @@ class Filter(_Filtering):
 
 
 class _OfPictures(_Filtering):
+    deterministic = True  # each picture by itself
+
     in_ = Input(Video())
     """Pictures."""
     out = Output(Video())
@@ -218,6 +218,8 @@ class FrameRate(_OfPictures):
     Args:
         rate: pictures in a second.
     """
+
+    deterministic = False
 
     def __init__(self, rate: Rate) -> None:
         self.rate = Video(rate=rate).rate

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from fractions import Fraction
+from time import monotonic_ns
+from typing import Any, Final
 
+from rmbus.errors import FormatError
+from rmbus.formats import Rate, Video, is_inter_coded
 from rmbus.media import Data, Frame, Packet
-from rmbus.node import Node
+from rmbus.node import Input, Node, Output
+
+SECOND_NS: Final = 1_000_000_000
 
 
 class PassThrough(Node):
@@ -68,6 +74,72 @@ class Map(Node):
     def process(self, frame: Frame) -> Any:
         """Return what the function makes of the frame."""
         return self.function(frame)
+
+
+class Select(Node):
+    """Passes on the frames that a function wants.
+
+    Args:
+        function: takes a frame, and returns whether it is wanted.
+    """
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        if not callable(function):
+            raise TypeError(f"Select takes a function, not {function!r}")
+        self.function = function
+
+    def process(self, frame: Frame) -> Frame | None:
+        """Return the frame, or nothing."""
+        return frame if self.function(frame) else None
+
+
+class Throttle(Node):
+    """Passes on so many frames in a second at most: the first, and each that comes an interval after the last one.
+
+    Frames that leave no room for others, packets of most codecs, are not for it.
+
+    Args:
+        rate: frames in a second of their own time; frames without one are counted by the clock.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        known = Video(rate=rate).rate
+        assert known is not None
+        self.rate = known
+        self._next: Fraction | None = None
+
+    def process(self, frame: Frame) -> Frame | None:
+        """Return the frame, or nothing.
+
+        Raises:
+            FormatError: others cannot be decoded without it.
+        """
+        if isinstance(frame, Packet) and is_inter_coded(frame.format):
+            raise FormatError(f"{self.name}: packets of {frame.codec} cannot be left out: throttle the pictures")
+        time = Fraction(monotonic_ns(), SECOND_NS) if frame.pts is None else frame.pts * frame.time_base
+        interval = 1 / self.rate
+        if self._next is not None and self._next - interval <= time < self._next:
+            return None
+        on_time = self._next is not None and self._next <= time < self._next + interval
+        self._next = (self._next if on_time and self._next is not None else time) + interval
+        return frame
+
+    def interrupted(self) -> None:
+        """The next frame is the first of its turn."""
+        self._next = None
+
+
+class Merge(Node):
+    """Passes on the frames of any number of outputs, as they come."""
+
+    in_ = Input(many=True)
+    """Frames of any kind."""
+    out = Output()
+    """The same frames."""
+
+    def process(self, frame: Frame) -> Frame:
+        """Return the frame."""
+        return frame
 
 
 def _content(frame: Frame) -> Any:

@@ -1,7 +1,8 @@
-"""Sound worked on with numpy: pieces of one length, gain, levels, and where somebody speaks."""
+"""Sound made and worked on with numpy: tones, pieces of one length, gain, levels, and where somebody speaks."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,14 +12,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmbus.formats import Audio
-from rmbus.layouts import Array
+from rmbus.layouts import Array, channel_count
 from rmbus.media import AudioFrame, Data
 from rmbus.node import Input, Node, Output
+from rmbus.nodes.pace import Pace
 
 FLOOR_DB: Final = -120.0
 """The level of silence: below it nothing is told apart."""
 
 _JUMP_S: Final = 0.01
+
+
+class Tone(Node):
+    """A sine, or silence. A source; the same arguments give the same sound.
+
+    Args:
+        frequency: in Hz, below half of the rate; 0 is silence.
+        rate: samples in a second.
+        layout: FFmpeg's name of the channels, which are all alike.
+        level_db: of the peak, in decibels below full scale.
+        duration_s: how long, in seconds; None for no end.
+        samples: of each channel in a frame.
+        realtime: it comes at its own speed, not as fast as it can.
+    """
+
+    deterministic = True
+
+    audio = Output(Audio("fltp"))
+    """The sound."""
+
+    def __init__(
+        self,
+        frequency: float = 440.0,
+        *,
+        rate: int = 48_000,
+        layout: str = "mono",
+        level_db: float = -6.0,
+        duration_s: float | None = None,
+        samples: int = 1024,
+        realtime: bool = False,
+    ) -> None:
+        if not 0 <= frequency < rate / 2:
+            raise ValueError(f"a tone at {rate} Hz has 0 to {rate / 2:g} Hz, not {frequency}")
+        if type(samples) is not int or samples < 1:
+            raise ValueError(f"a frame has one sample at least, not {samples!r}")
+        if not level_db <= 0:
+            raise ValueError(f"a level is 0 dB or below, not {level_db}")
+        self.frequency, self.rate, self.layout, self.level_db = frequency, rate, layout, level_db
+        self.channels = channel_count(layout)
+        self.duration_s, self.samples, self.realtime = duration_s, samples, realtime
+
+    def process(self) -> Iterator[AudioFrame | None]:
+        """Yield the sound; None now and then while it waits for the time of a frame."""
+        peak = 10 ** (self.level_db / 20) if self.frequency else 0.0
+        whole = None if self.duration_s is None else round(self.duration_s * self.rate)
+        pace = Pace()
+        for begin in itertools.count(0, self.samples) if whole is None else range(0, whole, self.samples):
+            numbers = np.arange(begin, begin + self.samples if whole is None else min(begin + self.samples, whole))
+            turns = numbers * self.frequency / self.rate % 1.0  # the sine of a large number is not exact
+            sound = (peak * np.sin(2 * np.pi * turns)).astype(np.float32)
+            frame = AudioFrame(np.tile(sound, (self.channels, 1)), self.rate, layout=self.layout, pts=begin)
+            if self.realtime:
+                yield from pace.wait(frame.time_s)
+            yield frame
 
 
 class Chunk(Node):

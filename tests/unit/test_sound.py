@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from rmbus import AudioFrame, testing
 from rmbus.errors import FormatError
-from rmbus.nodes import Chunk, Gain, LevelMeter, VoiceActivity
+from rmbus.nodes import Chunk, Gain, LevelMeter, Tone, VoiceActivity
 from rmbus.testing import run_node
 
 
@@ -23,6 +25,29 @@ def ramp(samples: int, rate: int = 1000, at: int = 0, channels: int = 1) -> Audi
 def told(frames: list[Any]) -> list[tuple[int, list[int]]]:
     """Return the times of frames and the numbers in them."""
     return [(frame.pts, frame.array[0].astype(int).tolist()) for frame in frames]
+
+
+def test_a_tone_is_one_sine_from_frame_to_frame() -> None:
+    frames = run_node(Tone(1000, layout="stereo", level_db=-12, duration_s=0.1, samples=1000))
+    assert [(frame.pts, frame.array.shape) for frame in frames] == [(n, (2, 1000)) for n in range(0, 4000, 1000)] + [
+        (4000, (2, 800))
+    ]
+    sound = np.concatenate([frame.array for frame in frames], axis=1)
+    sine = 10 ** (-12 / 20) * np.sin(2 * np.pi * 1000 * np.arange(4800) / 48_000)
+    assert np.allclose(sound, sine, atol=1e-6)
+
+
+def test_silence_is_a_tone_too() -> None:
+    (frame,) = run_node(Tone(0, duration_s=0.01, rate=8000))
+    assert frame.array.tolist() == [[0.0] * 80]
+
+
+def test_a_tone_at_its_own_speed() -> None:
+    node = Tone(samples=4800, realtime=True)
+    began = time.monotonic()
+    frames = itertools.islice((frame for frame in node.process() if frame is not None), 4)
+    assert [frame.pts for frame in frames] == [0, 4800, 9600, 14_400]
+    assert time.monotonic() - began >= 0.3
 
 
 def test_chunks_of_one_length_and_a_tail() -> None:
@@ -146,8 +171,8 @@ def test_frames_that_are_shorter_than_a_window() -> None:
 
 
 def test_parameters_that_are_none() -> None:
-    for make in (lambda: Chunk(0), lambda: Gain(float("inf")), lambda: LevelMeter(0), lambda: VoiceActivity(2)):
-        with pytest.raises(ValueError, match=r"at least|decibels|longer than 0 s|0 to 1"):
+    for make in (lambda: Tone(24_000), lambda: Tone(level_db=3), lambda: Tone(samples=0), lambda: Chunk(0), lambda: Gain(float("inf")), lambda: LevelMeter(0), lambda: VoiceActivity(2)):
+        with pytest.raises(ValueError, match=r"at least|or below|0 to 24000 Hz|decibels|longer than 0 s|0 to 1"):
             make()
 
 
