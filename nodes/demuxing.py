@@ -123,26 +123,35 @@ class Demuxer:
         pixels: what pictures are converted to.
         format: FFmpeg's name of the container or device, by default found out.
         options: for FFmpeg.
+
+    Attributes:
+        url: the film. rate: of its pictures, where it tells one.
     """
 
     def __init__(
         self, url: str, wanted: frozenset[str], pixels: str, format: str | None, options: Mapping[str, str]
     ) -> None:
         self._pixels = pixels_named(pixels).name
-        self._url = url
+        self.url = url
         self._container = open_film(url, format, options)
         self._wanted = wanted
         self._video = video_stream(self._container) if wanted & {"video", "packets"} else None
         self._audio = audio_stream(self._container) if "audio" in wanted else None
         self._reformatter = VideoReformatter()
-        self._rate: Fraction | None = None
+        self.rate: Fraction | None = None
         self._filter: BitStreamFilterContext | None = None
         self._lost = 0  # packets that gave nothing
         self._damaged = 0  # frames of which FFmpeg has made up a part
         if self._video is not None:
             self._video.thread_type = "AUTO"
-            self._rate = self._video.average_rate or self._video.guessed_rate
+            self.rate = self._video.average_rate or self._video.guessed_rate
             self._filter = _in_band(self._video) if "packets" in wanted else None
+
+    @property
+    def ports(self) -> frozenset[str]:
+        """What it gives: what is wanted, and there."""
+        video = self._wanted & {"video", "packets"} if self._video is not None else frozenset[str]()
+        return video if self._audio is None else video | {"audio"}
 
     @property
     def begin(self) -> Fraction:
@@ -161,7 +170,7 @@ class Demuxer:
         try:
             self._container.seek(int(time * av.time_base))
         except FFmpegError as error:
-            raise FormatError(f"{self._url}: FFmpeg cannot go to {float(time):g} s: {error.strerror}") from error
+            raise FormatError(f"{self.url}: FFmpeg cannot go to {float(time):g} s: {error.strerror}") from error
 
     def frames(self) -> Iterator[tuple[str, Frame]]:
         """Yield a port and a frame, in the order in which the film holds them."""
@@ -178,7 +187,7 @@ class Demuxer:
                 yield from (("packets", frame) for frame in self._encoded(packet))
         if self._lost or self._damaged:
             _log.warning(
-                "%s is corrupt: %d packets gave no frame, %d frames are damaged", self._url, self._lost, self._damaged
+                "%s is corrupt: %d packets gave no frame, %d frames are damaged", self.url, self._lost, self._damaged
             )
 
     def close(self) -> None:
@@ -193,7 +202,7 @@ class Demuxer:
             except StopIteration:
                 return
             except FFmpegError as error:
-                _log.warning("%s ends early, it is damaged: %s", self._url, error.strerror)
+                _log.warning("%s ends early, it is damaged: %s", self.url, error.strerror)
                 for stream in streams:
                     end: av.Packet[Any] = av.Packet()
                     end.stream = stream
@@ -215,7 +224,7 @@ class Demuxer:
 
     def _tell_first(self, what: str, pts: int | None, why: str) -> None:
         if self._lost + self._damaged == 1:
-            _log.warning("%s is corrupt, first %s at pts %s: %s", self._url, what, pts, why)
+            _log.warning("%s is corrupt, first %s at pts %s: %s", self.url, what, pts, why)
 
     def _picture(self, frame: av.VideoFrame) -> VideoFrame:
         turns = round(frame.rotation / 90) % 4
@@ -225,7 +234,7 @@ class Demuxer:
             array = np.rot90(array, turns)
         base = frame.time_base or Fraction(1)
         return VideoFrame(
-            array, self._pixels, rate=self._rate, pts=frame.pts, time_base=base, captured_ns=time.time_ns()
+            array, self._pixels, rate=self.rate, pts=frame.pts, time_base=base, captured_ns=time.time_ns()
         )
 
     def _sound(self, frame: av.AudioFrame) -> AudioFrame:

@@ -9,7 +9,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from rmbus.configuration import FOLDER
 from rmbus.errors import PipelineError
 from rmbus.formats import Audio, Encoded, Video
 from rmbus.media import Frame
@@ -25,9 +24,12 @@ _RUNNING = ("_film", "_pace")
 def _place(url: str | os.PathLike[str], format: str | None) -> str:
     """Return a path that means the same in another folder; addresses and devices as they are."""
     text = os.fspath(url)
-    if format is not None or "://" in text:
-        return text
-    return os.path.abspath(os.path.join(FOLDER.get(), os.path.expanduser(text)))
+    return text if format is not None or "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
+def _seconds(value: float) -> Fraction:
+    """Return a time as it is written: 0.28 is seven pictures of 25 in a second, and not a little more."""
+    return Fraction(str(value))
 
 
 class _WithFilm(Node):
@@ -77,7 +79,7 @@ class MediaReader(_WithFilm):
         if duration_s is not None and not 0 < duration_s < math.inf:
             raise ValueError(f"duration_s is a time above 0, in seconds, not {duration_s}")
         self.url = _place(url, format)
-        self.part = Part(Fraction(start_s), None if duration_s is None else Fraction(duration_s), loop)
+        self.part = Part(_seconds(start_s), None if duration_s is None else _seconds(duration_s), loop)
         self.realtime = realtime
         self.pixels = pixels
         self.format = format

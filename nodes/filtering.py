@@ -28,10 +28,9 @@ _PROMPT: Final = frozenset({
 # fmt: on
 """Filters that have done with a picture when they give theirs: nothing of it is held that another could draw on."""
 
-MAX_RATE: Final = 1000
-"""Pictures in a second: a clock that is finer than that is no rate."""
-
-_COLOURS: Final = {1: "bt709", 5: "smpte170m", 6: "smpte170m"}
+_COLOURS: Final = {1: "bt709", 6: "smpte170m"}
+_RATES: Final = frozenset({"fps", "framerate", "minterpolate"})
+"""Filters that give pictures at a rate of their own, and have it as their clock."""
 
 
 class Step(NamedTuple):
@@ -99,14 +98,12 @@ class _Inlet:
     """What a graph is built for; frames of which one of these differs need another graph.
 
     Attributes:
-        source: the filter that begins it. options: for that.
-        base: the clock of the frames. rate: of pictures.
+        source: the filter that begins it. options: for that, but its clock. rate: pictures or samples in a second.
     """
 
     source: str
     options: tuple[tuple[str, str], ...]
-    base: Fraction
-    rate: Fraction | None = None
+    rate: Fraction | None
 
 
 class Chain:
@@ -123,7 +120,6 @@ class Chain:
         self._steps = steps
         self._label = label
         self._graph: _Graph | None = None
-        self._count = 0  # pictures, or samples, that have gone in since the chain was built
 
     def feed(self, frame: Frame) -> Iterator[Frame]:
         """Yield what comes out when a frame goes in.
@@ -133,17 +129,11 @@ class Chain:
         """
         if not isinstance(frame, VideoFrame | AudioFrame):
             raise FormatError(f"{self._label} takes pictures and sound, not {type(frame).__name__}")
-        inlet = _inlet_of(frame.format, _base_of(frame))
-        if self._graph is None or self._graph.inlet != inlet:
+        inlet, base = _inlet_of(frame.format), self._base_of(frame)
+        if self._graph is None or self._graph.inlet != inlet or (base / self._graph.base).denominator != 1:
             yield from self.flush()
-            self._graph, self._count = _Graph(self._steps(frame.format), inlet, self._label), 0
-        graph = self._graph
-        given: Any = frame.to_av(copy=graph.draws) if isinstance(frame, VideoFrame) else frame.to_av()
-        given.time_base = inlet.base
-        if frame.pts is None:
-            given.pts = self._count
-        self._count += 1 if isinstance(frame, VideoFrame) else frame.array.shape[1]
-        yield from graph.feed(given)
+            self._graph = _Graph(self._steps(frame.format), inlet, base, self._label)
+        yield from self._graph.feed(frame)
 
     def flush(self) -> Iterator[Frame]:
         """Yield what the filters still hold; what is fed after this begins anew."""
@@ -155,39 +145,48 @@ class Chain:
         """Throw away what the filters hold."""
         self._graph = None
 
+    def _base_of(self, frame: VideoFrame | AudioFrame) -> Fraction:
+        """Return the clock that a frame needs: of sound its samples; of pictures without a time their rate."""
+        rate = frame.format.rate
+        if isinstance(frame, VideoFrame) and frame.pts is not None:
+            return frame.time_base
+        if not rate:
+            raise FormatError(f"{self._label}: a picture has neither pts nor a rate: give VideoFrame(…, rate=25)")
+        return 1 / Fraction(rate)
+
 
 class _Graph:
     """FFmpeg's filters for frames of one format.
 
     Attributes:
-        inlet: what it is built for.
-        draws: a filter may draw on the picture that it is given, when that is perhaps not held any more.
+        inlet: what it is built for. base: the clock of what goes in.
     """
 
-    def __init__(self, steps: Steps, inlet: _Inlet, label: str) -> None:
+    def __init__(self, steps: Steps, inlet: _Inlet, base: Fraction, label: str) -> None:
         self.inlet = inlet
-        self.draws = not all(step.name in _PROMPT for step in steps)
+        self.base = base
         self._label = label
-        self._pixels: str | None = None
-        if steps and steps[-1].name == "format":
-            self._pixels, steps = _pixels_wanted(steps[-1]), steps[:-1]
+        self._draws = not all(step.name in _PROMPT for step in steps)  # on a picture that is perhaps not held any more
+        self._has_rate = any(step.name in _RATES for step in steps)
+        self._count = 0  # pictures, or samples, that have gone in
         self._reformatter = VideoReformatter()
         self._graph = Graph()
         self._graph.threads = 1  # each node is a process, and that is what uses the processors
         options = dict(inlet.options)
         with _told(f"{label}: FFmpeg's {_written(steps)} does not take {_described(options)}"):
-            self._source = end = self._graph.add(inlet.source, **options)
-            for name, args in (*steps, *_ending(steps, options)):
+            steps, self._pixels, ending = _ended(steps, options)
+            self._source = end = self._graph.add(inlet.source, **options, time_base=str(base))
+            for name, args in (*steps, *ending):
                 following = self._graph.add(name, args or None)
                 end.link_to(following)
                 end = following
             self._graph.configure()
         self._sink = end
 
-    def feed(self, frame: av.VideoFrame | av.AudioFrame | None) -> Iterator[Frame]:
+    def feed(self, frame: VideoFrame | AudioFrame | None) -> Iterator[Frame]:
         """Yield what comes out when a frame goes in, or, for None, when nothing more does."""
         try:
-            self._source.push(frame)
+            self._source.push(None if frame is None else self._given(frame))
             while True:
                 yield self._taken(self._sink.pull())
         except (BlockingIOError, EOFError):
@@ -195,59 +194,64 @@ class _Graph:
         except FFmpegError as error:
             raise FormatError(f"{self._label}: FFmpeg's filters have failed: {error.strerror}") from error
 
+    def _given(self, frame: VideoFrame | AudioFrame) -> Any:
+        given: Any = frame.to_av(copy=self._draws) if isinstance(frame, VideoFrame) else frame.to_av()
+        if frame.pts is not None:
+            given.pts = round(frame.pts * frame.time_base / self.base)
+        else:
+            assert self.inlet.rate is not None
+            given.pts = round(self._count / self.inlet.rate / self.base)
+        given.time_base = self.base
+        self._count += 1 if isinstance(frame, VideoFrame) else frame.array.shape[1]
+        return given
+
     def _taken(self, frame: Any) -> Frame:
         if isinstance(frame, av.AudioFrame):
             return AudioFrame.from_av(frame)
-        pts, base = frame.pts, frame.time_base or self.inlet.base
+        pts, base = frame.pts, frame.time_base or self.base
         if self._pixels is not None:
             frame = convert(frame, self._pixels, self._reformatter)
         return VideoFrame.from_av(frame, rate=self._rate_at(base), pts=pts, time_base=base)
 
     def _rate_at(self, base: Fraction) -> Fraction | None:
-        """Return the rate of pictures with that clock: filters that make a rate of their own have it as their clock."""
-        return self.inlet.rate if base == self.inlet.base or 1 / base > MAX_RATE else 1 / base
+        """Return the rate of pictures with that clock; None where a filter has made it, and does not tell."""
+        if self._has_rate:
+            return 1 / base
+        return self.inlet.rate if base == self.base else None
 
 
 @functools.lru_cache(maxsize=64)
-def _inlet_of(form: Video | Audio, base: Fraction) -> _Inlet:
+def _inlet_of(form: Video | Audio) -> _Inlet:
     if isinstance(form, Audio):
-        sound = {
-            "sample_rate": str(form.rate),
-            "sample_fmt": str(form.samples),
-            "channel_layout": str(form.layout),
-            "time_base": str(base),
-        }
-        return _Inlet("abuffer", tuple(sound.items()), base)
+        sound = {"sample_rate": str(form.rate), "sample_fmt": str(form.samples), "channel_layout": str(form.layout)}
+        return _Inlet("abuffer", tuple(sound.items()), Fraction(form.rate or 0))
     assert form.height is not None
-    picture = {
-        "video_size": f"{form.width}x{form.height}",
-        "pix_fmt": str(form.pixels),
-        "time_base": str(base),
-        "pixel_aspect": "1/1",
-    }
+    picture = {"video_size": f"{form.width}x{form.height}", "pix_fmt": str(form.pixels), "pixel_aspect": "1/1"}
     if form.rate is not None:
         picture["frame_rate"] = str(form.rate)
     if pixels_named(str(form.pixels)).planar:
         picture |= {"colorspace": _COLOURS[tag_of(matrix_for(form.height))], "range": "tv"}
-    return _Inlet("buffer", tuple(picture.items()), base, form.rate)
+    return _Inlet("buffer", tuple(picture.items()), form.rate)
 
 
-def _base_of(frame: VideoFrame | AudioFrame) -> Fraction:
-    """Return the clock of a frame; one that has no time is counted by its rate."""
-    if frame.pts is not None:
-        return frame.time_base
-    if not frame.format.rate:
-        raise FormatError("the pictures have neither pts nor a rate: give VideoFrame(…, rate=25)")
-    return 1 / Fraction(frame.format.rate)
+def _ended(steps: Steps, options: Mapping[str, str]) -> tuple[Steps, str | None, list[Step]]:
+    """Return a chain without a closing `format`, the pixels that this names, and what ends the chain instead.
 
-
-def _ending(steps: Steps, options: Mapping[str, str]) -> list[Step]:
-    """Return what a chain ends with: what gives frames as they came in, or at least as the bus carries them."""
-    if not _gives_pictures(steps, options):
+    Pixels with chroma of half the size are not made by the filters, which do not know the matrix that frames have by
+    their height: `convert` makes them of what comes out.
+    """
+    pixels = _pixels_wanted(steps[-1]) if steps and steps[-1].name == "format" else None
+    before = steps if pixels is None else steps[:-1]
+    if not _gives_pictures(before, options):  # a closing `format`, which FFmpeg refuses here, stays
         samples = options.get("sample_fmt") or "|".join(SAMPLES)
-        chosen = steps and steps[-1].name == "aformat"
-        return [*([] if chosen else [Step("aformat", f"sample_fmts={samples}")]), Step("abuffersink", "")]
-    return [Step("format", f"pix_fmts={options.get('pix_fmt', 'rgb24')}"), Step("buffersink", "")]
+        is_chosen = bool(steps) and steps[-1].name == "aformat"
+        aformat = [] if is_chosen else [Step("aformat", f"sample_fmts={samples}")]
+        return steps, None, [*aformat, Step("abuffersink", "")]
+    given = options.get("pix_fmt", "rgb24")
+    ends = given if pixels is None else pixels
+    if pixels is not None and pixels_named(pixels).planar and not pixels_named(given).planar:
+        ends = "rgb24"
+    return before, pixels, [Step("format", f"pix_fmts={ends}"), Step("buffersink", "")]
 
 
 def _gives_pictures(steps: Steps, options: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class Scale(_OfPictures):
 
     Args:
         width, height: in pixels; with one of them alone the other follows, made even.
-        fit: "fill" stretches them, "contain" shows them whole within bars, "cover" fills the size and cuts off what is over.
+        fit: "fill" stretches them, "contain" shows them whole within bars, "cover" cuts off what is over.
         method: how pixels are worked out.
         colour: of the bars, by FFmpeg's names or as `#rrggbb`.
     """
@@ -162,6 +163,7 @@ class Crop(_OfPictures):
                 f"{self.name}: {self.width}x{self.height} at {x},{y} is not within pictures of "
                 f"{form.width}x{form.height}"
             )
+        _check_even(self.name, form, width=self.width, height=self.height, x=x, y=y)
         return (Step("crop", f"w={self.width}:h={self.height}:x={x}:y={y}"),)
 
 
@@ -182,6 +184,7 @@ class Pad(_OfPictures):
 
     def steps(self, form: Video | Audio) -> Steps:
         """Return the filters."""
+        _check_even(self.name, form, width=self.width, height=self.height, x=self.x or 0, y=self.y or 0)
         x, y = (-1 if each is None else each for each in (self.x, self.y))
         return (Step("pad", f"w={self.width}:h={self.height}:x={x}:y={y}:color={self.colour}"),)
 
@@ -195,6 +198,8 @@ class Rotate(_OfPictures):
     """
 
     def __init__(self, degrees: float, *, colour: str = "black") -> None:
+        if not math.isfinite(degrees):
+            raise ValueError(f"an angle is a number of degrees, not {degrees}")
         self.degrees, self.colour = degrees, colour
 
     def steps(self, form: Video | Audio) -> Steps:
@@ -209,7 +214,8 @@ class Rotate(_OfPictures):
         if angle in quarters:
             return quarters[int(angle)]
         turn = f"{angle}*PI/180"
-        return (Step("rotate", f"a={turn}:ow=rotw({turn}):oh=roth({turn}):c={self.colour}"),)
+        width, height = (f"ceil({each}({turn})/2)*2" for each in ("rotw", "roth"))  # even, as some pixels want it
+        return (Step("rotate", f"a={turn}:ow={width}:oh={height}:c={self.colour}"),)
 
 
 class FrameRate(_OfPictures):
@@ -223,6 +229,8 @@ class FrameRate(_OfPictures):
 
     def __init__(self, rate: Rate) -> None:
         self.rate = Video(rate=rate).rate
+        if self.rate is None:
+            raise ValueError("FrameRate takes a number of pictures in a second")
 
     def steps(self, form: Video | Audio) -> Steps:
         """Return the filters."""
@@ -290,6 +298,13 @@ class Normalize(_OfSound):
             Step("loudnorm", f"I={self.loudness}:TP={self.peak}:LRA={self.range}"),
             Step("aformat", f"sample_rates={form.rate}:sample_fmts={form.samples}:channel_layouts={form.layout}"),
         )
+
+
+def _check_even(name: str, form: Video | Audio, **sizes: int) -> None:
+    """Refuse what FFmpeg would round silently: chroma of these pixels has half the size."""
+    odd = [f"{what}={size}" for what, size in sizes.items() if size % 2]
+    if odd and pixels_named(str(getattr(form, "pixels", ""))).planar:
+        raise FormatError(f"{name}: {', '.join(odd)}: pictures in {form} have even sizes and places only: use rgb24")
 
 
 def _check_sizes(**sizes: int | None) -> None:

@@ -104,7 +104,8 @@ class Throttle(Node):
 
     def __init__(self, rate: Rate) -> None:
         known = Video(rate=rate).rate
-        assert known is not None
+        if known is None:
+            raise ValueError("Throttle takes a number of frames in a second")
         self.rate = known
         self._next: Fraction | None = None
 

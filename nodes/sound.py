@@ -20,6 +20,9 @@ from rmbus.nodes.pace import Pace
 FLOOR_DB: Final = -120.0
 """The level of silence: below it nothing is told apart."""
 
+MOST_DB: Final = 200.0
+"""The greatest gain, up or down."""
+
 _JUMP_S: Final = 0.01
 
 
@@ -58,6 +61,8 @@ class Tone(Node):
             raise ValueError(f"a frame has one sample at least, not {samples!r}")
         if not level_db <= 0:
             raise ValueError(f"a level is 0 dB or below, not {level_db}")
+        if duration_s is not None and not 0 < duration_s < math.inf:
+            raise ValueError(f"a tone is longer than 0 s, not {duration_s}")
         self.frequency, self.rate, self.layout, self.level_db = frequency, rate, layout, level_db
         self.channels = channel_count(layout)
         self.duration_s, self.samples, self.realtime = duration_s, samples, realtime
@@ -104,6 +109,8 @@ class Chunk(Node):
 
     def process(self, frame: AudioFrame) -> Iterator[AudioFrame]:
         """Keep the frame; yield the pieces that are full."""
+        if not frame.array.size:
+            return
         if self._held and not self._goes_on(frame):
             yield from self.flush()
         self._held.append(frame)
@@ -134,12 +141,12 @@ class Chunk(Node):
         self._held, self._count = [], 0
 
     def _goes_on(self, frame: AudioFrame) -> bool:
-        first = self._held[0]
-        if frame.format != first.format:
+        last = self._held[-1]
+        if frame.format != last.format:
             return False
-        if first.time_s is None or frame.time_s is None:
-            return first.time_s is frame.time_s
-        return abs(frame.time_s - first.time_s - self._count / first.rate) <= _JUMP_S
+        if last.time_s is None or frame.time_s is None:
+            return last.time_s is frame.time_s
+        return abs(frame.time_s - last.time_s - last.duration_s) <= _JUMP_S
 
     def _joined(self) -> Array:
         return np.concatenate([each.array for each in self._held], axis=1)
@@ -160,8 +167,8 @@ class Gain(Node):
     """The same sound, louder or softer."""
 
     def __init__(self, db: float) -> None:
-        if not math.isfinite(db):
-            raise ValueError(f"a gain is a number of decibels, not {db}")
+        if not -MOST_DB <= db <= MOST_DB:
+            raise ValueError(f"a gain is -{MOST_DB:g} to {MOST_DB:g} decibels, not {db}")
         self.db = db
 
     def process(self, frame: AudioFrame) -> Array:
@@ -190,7 +197,7 @@ class LevelMeter(Node):
     -120 for silence; its time is that of the first sample."""
 
     def __init__(self, interval_s: float = 0.1) -> None:
-        if not interval_s > 0:
+        if not 0 < interval_s < math.inf:
             raise ValueError(f"an interval is longer than 0 s, not {interval_s}")
         self.interval_s = interval_s
         self._chunks: Chunk | None = None
@@ -220,7 +227,7 @@ class VoiceActivity(Node):
 
     Args:
         threshold: the RMS of a window from which on it counts as speech, 0 to 1 of full scale.
-        share: of a frame's windows that must, for it to be speech, 0 to 1.
+        share: of a frame's windows that must at least, for it to be speech, 0 to 1.
         window_s: the length of a window, in seconds.
         only_speech: frames without speech are left out of `audio`.
     """
@@ -240,7 +247,7 @@ class VoiceActivity(Node):
         for what, value in (("threshold", threshold), ("share", share)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{what} is 0 to 1, not {value}")
-        if not window_s > 0:
+        if not 0 < window_s < math.inf:
             raise ValueError(f"a window is longer than 0 s, not {window_s}")
         self.threshold, self.share, self.window_s, self.only_speech = threshold, share, window_s, only_speech
 
@@ -249,7 +256,7 @@ class VoiceActivity(Node):
         energies = self._energies(frame)
         ratio = float(np.mean(energies >= self.threshold)) if energies.size else 0.0
         energy = float(energies.mean()) if energies.size else 0.0
-        is_speech = ratio > self.share
+        is_speech = ratio > 0 and ratio >= self.share
         if is_speech or not self.only_speech:
             yield self.audio, frame
         told = {"is_speech": is_speech, "speech_ratio": ratio, "avg_energy": energy}
@@ -265,14 +272,12 @@ class VoiceActivity(Node):
 
 
 def _part(like: AudioFrame, array: Array, begin: int) -> AudioFrame:
-    """Return a part of a sound that began with a frame; its time is so many samples later."""
+    """Return a part of a sound that began with a frame; its time is so many samples later, by a clock of samples."""
+    part = like.with_array(array)
     if like.pts is None:
-        return like.with_array(array)
-    later = Fraction(begin, like.rate) / like.time_base
-    if later.denominator == 1:
-        return like.with_array(array).stamped(pts=like.pts + int(later))
-    base = Fraction(1, like.rate)  # the clock is too coarse for it
-    return like.with_array(array).stamped(pts=round(like.pts * like.time_base / base) + begin, time_base=base)
+        return part
+    base = Fraction(1, like.rate)
+    return part.stamped(pts=round(like.pts * like.time_base / base) + begin, time_base=base)
 
 
 def _reading(frame: AudioFrame) -> Data:

@@ -152,7 +152,13 @@ class Handle:
         async with self._room_async:
             waiting = await self._waiting_in_loop()
             answers = Answers(ITEMS)
-            waiting.caller.ask(answers, word, name, pickled)
+            try:
+                waiting.caller.ask(answers, word, name, pickled)
+            except RmbusError:
+                raise
+            except BaseException:  # a signal: nobody waits any more
+                waiting.caller.cancel(answers)
+                raise
             reply = await waiting.reply(answers)
         if reply.word == "flow":
             return self._items_async(waiting, answers)

@@ -106,6 +106,18 @@ def test_the_notebook(rmbus_: Command) -> None:
     finish(host)
 
 
+def test_how_loud_a_film_is(rmbus_: Command) -> None:
+    """A line for each tenth of a second."""
+    make_film(rmbus_.folder / "in.mp4", 25)
+    done = rmbus_.script(EXAMPLES / "loudness.py", "in.mp4")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert 10 <= len(lines) <= 12
+    levels = [float(line.split()[2]) for line in lines[2:9]]
+    assert all(-40 < level < 0 for level in levels), lines
+    assert max(levels) - min(levels) < 1
+
+
 def test_an_own_node_over_a_film(rmbus_: Command) -> None:
     """The negative has as many pictures as the film, and its sound."""
     make_film(rmbus_.folder / "in.mp4", 10)

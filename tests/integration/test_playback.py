@@ -54,33 +54,39 @@ def endless(node: MediaReader, port: str, count: int) -> list[Any]:
         node.cleanup()
 
 
-@pytest.mark.parametrize(("start", "duration"), [(0.5, 0.4), (0.0, 0.4), (1.3, None), (0.48, 0.04), (0.96, 9.0)])
+@pytest.mark.parametrize(
+    ("start", "duration"), [(0.5, 0.4), (0.0, 0.4), (0.28, 0.04), (1.3, None), (0.48, 0.04), (0.96, 9.0)]
+)
 def test_a_part_begins_and_ends_where_it_should(film: Path, start: float, duration: float | None) -> None:
     """To the picture, wherever key frames are; its times count from 0."""
     out = run_node(MediaReader(film, start_s=start, duration_s=duration))
     end = min(2.0, start + (duration or 9.0))
-    wanted = [n for n in range(PICTURES) if start <= n / RATE < end]
+    wanted = [n for n in range(PICTURES) if Fraction(str(start)) <= Fraction(n, RATE) < Fraction(str(round(end, 3)))]
     assert numbers(out["video"]) == wanted
     assert [frame.time_s for frame in out["video"]] == pytest.approx([n / RATE - start for n in wanted], abs=0.001)
     sound = out["audio"]
-    assert 0 <= sound[0].time_s < 0.1
+    frame_s = max(frame.array.shape[1] for frame in sound) / 48_000 if sound else 0.1
     heard = sum(frame.array.shape[1] for frame in sound) / 48_000
-    assert heard == pytest.approx(end - start, abs=0.2)  # whole frames of 0.1 s
+    assert abs(heard - (end - start)) <= frame_s + 0.001
+    assert not sound or 0 <= sound[0].time_s < frame_s
 
 
 def test_sound_and_pictures_of_a_part_stay_together(film: Path) -> None:
-    """The tone tells the time that each sample had in the film: its phase is that of the time it has now, and `start`."""
+    """The tone tells the time that each sample had in the film: its phase is that of its time now and `start`."""
     sound: list[AudioFrame] = run_node(MediaReader(film, start_s=0.73))["audio"]
     first = sound[0]
     times = 0.73 + (first.time_s or 0) + np.arange(1000) / 48_000
-    assert np.allclose(first.array[0, :1000], 0.501 * np.sin(2 * np.pi * 440 * times), atol=0.07)  # the clock has 1 ms
+    assert np.allclose(
+        first.array[0, :1000] / 32_768, 0.501 * np.sin(2 * np.pi * 440 * times), atol=0.07
+    )  # the clock has 1 ms
 
 
 def test_packets_of_a_part_begin_where_decoding_can(film: Path) -> None:
-    packets: list[Packet] = run_node(MediaReader(film, start_s=0.5))["packets"]
-    assert packets[0].key
-    assert packets[0].time_s == pytest.approx(24 / RATE - 0.5, abs=0.001)
-    assert len(packets) == PICTURES - 24
+    for start in (0.5, 0.96):  # between two key frames, and at one
+        packets: list[Packet] = run_node(MediaReader(film, start_s=start))["packets"]
+        assert packets[0].key
+        assert packets[0].time_s == pytest.approx(24 / RATE - start, abs=0.001)
+        assert len(packets) == PICTURES - 24
 
 
 def test_a_part_behind_the_end_is_empty(film: Path) -> None:
@@ -117,4 +123,4 @@ def test_a_film_of_nothing_does_not_go_round_for_ever(tmp_path: Path) -> None:
 def test_times_that_are_none() -> None:
     for given in ({"start_s": -1}, {"start_s": float("nan")}, {"duration_s": 0}, {"duration_s": float("inf")}):
         with pytest.raises(ValueError, match=r"start_s is a time from 0 on|duration_s is a time above 0"):
-            MediaReader("film.mp4", **given)  # type: ignore[arg-type]
+            MediaReader("film.mp4", **given)

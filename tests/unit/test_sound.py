@@ -84,6 +84,23 @@ def test_a_clock_that_is_coarser_than_samples() -> None:
     assert sum(frame.array.shape[1] for frame in out) == 4 * 441
 
 
+def test_pieces_have_one_clock() -> None:
+    """Whoever filters them need not begin anew."""
+    frames = [
+        AudioFrame(np.zeros((1, 1024), np.float32), 48_000, pts=p, time_base=Fraction(1, 1000)) for p in (0, 21, 43)
+    ]
+    out = run_node(Chunk(512), frames)
+    assert {frame.time_base for frame in out} == {Fraction(1, 48_000)}
+    assert [frame.pts for frame in out] == [0, 512, 1008, 1520, 2064, 2576]
+
+
+def test_frames_of_no_samples() -> None:
+    empty = AudioFrame(np.zeros((1, 0), np.float32), 48_000, pts=0)
+    assert run_node(Chunk(4), [empty]) == []
+    assert run_node(LevelMeter(), [empty]) == []
+    assert run_node(VoiceActivity(), [empty])["activity"][0].value["is_speech"] is False
+
+
 def test_sound_without_times() -> None:
     frames = [AudioFrame(np.ones((1, 3), np.float32), 1000) for _ in range(3)]
     out = run_node(Chunk(4), frames)
@@ -171,7 +188,17 @@ def test_frames_that_are_shorter_than_a_window() -> None:
 
 
 def test_parameters_that_are_none() -> None:
-    for make in (lambda: Tone(24_000), lambda: Tone(level_db=3), lambda: Tone(samples=0), lambda: Chunk(0), lambda: Gain(float("inf")), lambda: LevelMeter(0), lambda: VoiceActivity(2)):
+    for make in (
+        lambda: Tone(24_000),
+        lambda: Tone(level_db=3),
+        lambda: Tone(samples=0),
+        lambda: Chunk(0),
+        lambda: Gain(float("inf")),
+        lambda: Tone(duration_s=-1),
+        lambda: LevelMeter(0),
+        lambda: LevelMeter(float("inf")),
+        lambda: VoiceActivity(2),
+    ):
         with pytest.raises(ValueError, match=r"at least|or below|0 to 24000 Hz|decibels|longer than 0 s|0 to 1"):
             make()
 
