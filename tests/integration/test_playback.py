@@ -121,6 +121,8 @@ def test_a_film_of_nothing_does_not_go_round_for_ever(tmp_path: Path) -> None:
 
 
 def test_times_that_are_none() -> None:
-    for given in ({"start_s": -1}, {"start_s": float("nan")}, {"duration_s": 0}, {"duration_s": float("inf")}):
+    nan, inf = float("nan"), float("inf")
+    wrong: list[dict[str, Any]] = [{"start_s": -1}, {"start_s": nan}, {"duration_s": 0}, {"duration_s": inf}]
+    for given in wrong:
         with pytest.raises(ValueError, match=r"start_s is a time from 0 on|duration_s is a time above 0"):
             MediaReader("film.mp4", **given)
