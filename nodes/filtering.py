@@ -130,7 +130,7 @@ class Chain:
         if not isinstance(frame, VideoFrame | AudioFrame):
             raise FormatError(f"{self._label} takes pictures and sound, not {type(frame).__name__}")
         inlet, base = _inlet_of(frame.format), self._base_of(frame)
-        if self._graph is None or self._graph.inlet != inlet or (base / self._graph.base).denominator != 1:
+        if self._graph is None or self._graph.inlet != inlet or not self._graph.tells(base):
             yield from self.flush()
             self._graph = _Graph(self._steps(frame.format), inlet, base, self._label)
         yield from self._graph.feed(frame)
@@ -193,6 +193,10 @@ class _Graph:
             return
         except FFmpegError as error:
             raise FormatError(f"{self._label}: FFmpeg's filters have failed: {error.strerror}") from error
+
+    def tells(self, base: Fraction) -> bool:
+        """Whether its clock tells all times of another one."""
+        return base == self.base or (base / self.base).denominator == 1
 
     def _given(self, frame: VideoFrame | AudioFrame) -> Any:
         given: Any = frame.to_av(copy=self._draws) if isinstance(frame, VideoFrame) else frame.to_av()

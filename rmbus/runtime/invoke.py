@@ -116,7 +116,9 @@ class Invoker:
             What it emits: done already where `process` is a plain function or a coroutine; from a generator, lazily:
             each pull runs the user's code to its next value, and closing the iterator closes the generator.
         """
-        if self._how != "no" or self._declared:
+        if self._declared and self._fitting.get(port, self) is not frame.format:
+            self._check(port, frame)
+        if self._how != "no":
             result = self._call_process(frame, port)
         else:  # as most do
             self._origin = frame
@@ -182,6 +184,8 @@ class Invoker:
 
     def process_async(self, frame: Frame, port: str) -> AsyncEmissions:
         """Give the node a frame; return what it emits."""
+        if self._declared and self._fitting.get(port, self) is not frame.format:
+            self._check(port, frame)
         return self._emissions_async(self._call_process(frame, port), frame)
 
     def flush_async(self) -> AsyncEmissions:
@@ -245,8 +249,6 @@ class Invoker:
         return self._loop
 
     def _call_process(self, frame: Frame, port: str) -> Any:
-        if self._declared and self._fitting.get(port, self) is not frame.format:
-            self._check(port, frame)
         self._origin = frame
         how = self._how
         self._leave()
